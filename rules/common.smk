@@ -1,0 +1,101 @@
+# What the rules share: the recipe of a target, and the resources of its jobs.
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from nano3.artifacts.code_version import code_version
+from nano3.errors import UserError
+from nano3.preflight import problems
+from nano3.recipe import load_recipe, stages
+
+R = "results/{recipe}"
+
+# Rules call `python`: make that the interpreter that runs Snakemake, also when its environment is not activated.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@cache
+def recipe_named(name):
+    try:
+        return load_recipe(f"config/recipes/{name}.yaml")
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def recipe_of(wildcards):
+    return recipe_named(wildcards.recipe)
+
+
+def recipe_file(wildcards):
+    return f"config/recipes/{wildcards.recipe}.yaml"
+
+
+def threads_of(section):
+    """Threads of a job, from the recipe's execution section."""
+    return lambda wildcards: getattr(recipe_of(wildcards).execution, section).threads
+
+
+def memory_of(section):
+    """Megabytes of a job; a retry asks for half as much again."""
+    return lambda wildcards, attempt: int(
+        getattr(recipe_of(wildcards).execution, section).memory_mb
+        * (1 + (attempt - 1) / 2)
+    )
+
+
+def runtime_of(section):
+    """Minutes of a job."""
+    return lambda wildcards: getattr(
+        recipe_of(wildcards).execution, section
+    ).runtime_minutes
+
+
+def groups_of(wildcards, datasets, step):
+    """Manifests of all shard groups of some data sets; step: "raw" or "tokens"."""
+    known = recipe_of(wildcards).datasets
+    return [
+        f"results/{wildcards.recipe}/data/{step}/{dataset}/{group}/manifest.json"
+        for dataset in datasets
+        for group in range(known[dataset].groups)
+    ]
+
+
+def blend_datasets(wildcards, phase):
+    """Names of the data sets that a pretraining blend samples from, in the recipe's order."""
+    categories = getattr(recipe_of(wildcards).blends, phase).categories.values()
+    return list(
+        dict.fromkeys(name for category in categories for name in category.datasets)
+    )
+
+
+def stop_unless_machine_fits(dag):
+    """Before the first job: an error that says what a recipe needs and this machine lacks."""
+    if workflow.remote_exec or not workflow.is_main_process:
+        return
+    recipes = {
+        job.wildcards.recipe
+        for job in dag.needrun_jobs()
+        if "recipe" in job.wildcards.keys()
+    }
+    cluster = (
+        workflow.executor_plugin is not None
+        and not workflow.executor_plugin.common_settings.local_exec
+    )
+    for name in sorted(recipes):
+        found = problems(recipe_named(name), name, on_cluster=cluster)
+        if found:
+            raise WorkflowError("\n".join(found))
+
+
+def show_where_to_look(dag):
+    """After the last job: the paths that a person opens next."""
+    for job in dag.jobs:
+        for file in job.output:
+            if str(file).endswith("report.html"):
+                print(f"report: {file}")
+            if str(file).endswith("rl/final"):
+                print(f"model:  {file}    talk to it:  python scripts/chat.py {file}")

@@ -1,0 +1,78 @@
+# Raw text -> tokenised shards -> blends.
+
+
+rule raw_shards:
+    output:
+        data=directory(R + "/data/raw/{dataset}/{group}"),
+        manifest=R + "/data/raw/{dataset}/{group}/manifest.json",
+    log:
+        R + "/logs/raw_shards/{dataset}.{group}.log",
+    benchmark:
+        R + "/benchmarks/raw_shards/{dataset}.{group}.tsv"
+    threads: threads_of("data")
+    resources:
+        mem_mb=memory_of("data"),
+        runtime=runtime_of("data"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.dataset_config(
+            recipe_of(wildcards), wildcards.dataset
+        ),
+        code=code_version("raw_shards"),
+    message:
+        "Raw shards of {wildcards.dataset}, group {wildcards.group}"
+    shell:
+        "python scripts/raw_shards.py --recipe {params.recipe} --dataset {wildcards.dataset}"
+        " --group {wildcards.group} --output {output.data} --log {log}"
+
+
+rule tokenize_shards:
+    input:
+        raw=R + "/data/raw/{dataset}/{group}/manifest.json",
+        tokenizer=R + "/tokenizer/manifest.json",
+    output:
+        data=directory(R + "/data/tokens/{dataset}/{group}"),
+        manifest=R + "/data/tokens/{dataset}/{group}/manifest.json",
+    log:
+        R + "/logs/tokenize_shards/{dataset}.{group}.log",
+    benchmark:
+        R + "/benchmarks/tokenize_shards/{dataset}.{group}.tsv"
+    threads: threads_of("data")
+    resources:
+        mem_mb=memory_of("data"),
+        runtime=runtime_of("data"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.tokens_config(recipe_of(wildcards)),
+        code=code_version("tokenize_shards"),
+    message:
+        "Tokens of {wildcards.dataset}, group {wildcards.group}"
+    shell:
+        "python scripts/tokenize_shards.py --recipe {params.recipe} --dataset {wildcards.dataset}"
+        " --group {wildcards.group} --raw {input.raw} --tokenizer {input.tokenizer}"
+        " --output {output.data} --log {log}"
+
+
+rule blend:
+    input:
+        tokens=lambda wildcards: groups_of(
+            wildcards, blend_datasets(wildcards, wildcards.phase), "tokens"
+        ),
+    output:
+        data=directory(R + "/data/blend/{phase}"),
+        manifest=R + "/data/blend/{phase}/manifest.json",
+    log:
+        R + "/logs/blend/{phase}.log",
+    benchmark:
+        R + "/benchmarks/blend/{phase}.tsv"
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.blend_config(
+            recipe_of(wildcards), wildcards.phase
+        ),
+        code=code_version("blend"),
+    message:
+        "Blend of pretraining {wildcards.phase}"
+    shell:
+        "python scripts/blend.py --recipe {params.recipe} --phase {wildcards.phase} --tokens {input.tokens}"
+        " --output {output.data} --log {log}"

@@ -1,0 +1,80 @@
+# Pretraining: two phases on one learning-rate schedule, then long context.
+
+
+rule pretrain_phase1:
+    input:
+        blend=R + "/data/blend/phase1/manifest.json",
+        tokenizer=R + "/tokenizer/manifest.json",
+    output:
+        model=directory(R + "/pretrain/phase1"),
+        manifest=R + "/pretrain/phase1/manifest.json",
+    log:
+        R + "/logs/pretrain_phase1.log",
+    benchmark:
+        R + "/benchmarks/pretrain_phase1.tsv"
+    threads: threads_of("pretrain")
+    resources:
+        mem_mb=memory_of("pretrain"),
+        runtime=runtime_of("pretrain"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.pretrain_config(recipe_of(wildcards), "phase1"),
+    message:
+        "Pretraining, phase 1"
+    shell:
+        "python scripts/pretrain_phase1.py --recipe {params.recipe} --blend {input.blend} --tokenizer {input.tokenizer}"
+        " --output {output.model} --log {log}"
+
+
+rule pretrain_phase2:
+    input:
+        model=R + "/pretrain/phase1/manifest.json",
+        blend=R + "/data/blend/phase2/manifest.json",
+        tokenizer=R + "/tokenizer/manifest.json",
+    output:
+        model=directory(R + "/pretrain/phase2"),
+        manifest=R + "/pretrain/phase2/manifest.json",
+    log:
+        R + "/logs/pretrain_phase2.log",
+    benchmark:
+        R + "/benchmarks/pretrain_phase2.tsv"
+    threads: threads_of("pretrain")
+    resources:
+        mem_mb=memory_of("pretrain"),
+        runtime=runtime_of("pretrain"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.pretrain_config(recipe_of(wildcards), "phase2"),
+    message:
+        "Pretraining, phase 2"
+    shell:
+        "python scripts/pretrain_phase2.py --recipe {params.recipe} --model {input.model} --blend {input.blend} --tokenizer {input.tokenizer}"
+        " --output {output.model} --log {log}"
+
+
+rule pretrain_long_context:
+    input:
+        model=R + "/pretrain/phase2/manifest.json",
+        blend=R + "/data/blend/long_context/manifest.json",
+        tokenizer=R + "/tokenizer/manifest.json",
+    output:
+        model=directory(R + "/pretrain/long_context"),
+        manifest=R + "/pretrain/long_context/manifest.json",
+    log:
+        R + "/logs/pretrain_long_context.log",
+    benchmark:
+        R + "/benchmarks/pretrain_long_context.tsv"
+    threads: threads_of("long_context")
+    resources:
+        mem_mb=memory_of("long_context"),
+        runtime=runtime_of("long_context"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.pretrain_config(
+            recipe_of(wildcards), "long_context"
+        ),
+    message:
+        "Pretraining, long context"
+    shell:
+        "python scripts/pretrain_long_context.py --recipe {params.recipe} --model {input.model} --blend {input.blend} --tokenizer {input.tokenizer}"
+        " --output {output.model} --log {log}"

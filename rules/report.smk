@@ -1,0 +1,69 @@
+# What a person reads: the report, the lineage graph and the drift list.
+
+
+def stage_manifests(wildcards):
+    stages_in_order = ("pretrain/phase1", "pretrain/phase2", "pretrain/long_context", "sft/model", "rl/rlvr1")
+    return [f"results/{wildcards.recipe}/{stage}/manifest.json" for stage in stages_in_order]
+
+
+def evaluation_manifests(wildcards):
+    return [f"results/{wildcards.recipe}/evaluation/{model}/manifest.json" for model in MODELS]
+
+
+def data_manifests(wildcards):
+    parts = ("tokenizer", "data/blend/phase1", "data/blend/phase2", "data/blend/long_context")
+    parts += ("sft/data", "rl/prompts")
+    return [f"results/{wildcards.recipe}/{part}/manifest.json" for part in parts]
+
+
+rule report:
+    input:
+        stages=stage_manifests,
+        evaluations=evaluation_manifests,
+        data=data_manifests,
+    output:
+        report=R + "/report.html",
+    log:
+        R + "/logs/report.log",
+    benchmark:
+        R + "/benchmarks/report.tsv"
+    params:
+        recipe=recipe_file,
+        code=code_version("report"),
+    message:
+        "Report"
+    shell:
+        "python scripts/report.py --recipe {params.recipe} --stages {input.stages}"
+        " --evaluations {input.evaluations} --data {input.data} --output {output.report} --log {log}"
+
+
+rule lineage:
+    input:
+        stages=stage_manifests,
+        evaluations=evaluation_manifests,
+        data=data_manifests,
+    output:
+        lineage=R + "/lineage.json",
+    log:
+        R + "/logs/lineage.log",
+    params:
+        recipe=recipe_file,
+        code=code_version("lineage"),
+    message:
+        "Lineage"
+    shell:
+        "python scripts/lineage.py --recipe {params.recipe} --output {output.lineage} --log {log}"
+
+
+rule drift:
+    output:
+        drift=R + "/drift.txt",
+    log:
+        R + "/logs/drift.log",
+    params:
+        recipe=recipe_file,
+        code=code_version(),
+    message:
+        "Artifacts that older code made"
+    shell:
+        "python scripts/drift.py --recipe {params.recipe} --output {output.drift} --log {log}"

@@ -1,0 +1,57 @@
+# Reinforcement learning: prompts, then the stages in the order they run.
+
+
+def rl_datasets(wildcards):
+    prompts = recipe_of(wildcards).rl.prompts
+    return [*prompts.train, *prompts.valid]
+
+
+rule rl_prompts:
+    input:
+        raw=lambda wildcards: groups_of(wildcards, rl_datasets(wildcards), "raw"),
+        tokenizer=R + "/tokenizer/manifest.json",
+    output:
+        data=directory(R + "/rl/prompts"),
+        manifest=R + "/rl/prompts/manifest.json",
+    log:
+        R + "/logs/rl_prompts.log",
+    benchmark:
+        R + "/benchmarks/rl_prompts.tsv"
+    threads: threads_of("data")
+    resources:
+        mem_mb=memory_of("data"),
+        runtime=runtime_of("data"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.rl_prompts_config(recipe_of(wildcards)),
+        code=code_version("rl_prompts"),
+    message:
+        "RL prompts"
+    shell:
+        "python scripts/rl_prompts.py --recipe {params.recipe} --raw {input.raw}"
+        " --tokenizer {input.tokenizer} --output {output.data} --log {log}"
+
+
+rule rlvr1:
+    input:
+        model=R + "/sft/model/manifest.json",
+        prompts=R + "/rl/prompts/manifest.json",
+    output:
+        model=directory(R + "/rl/rlvr1"),
+        manifest=R + "/rl/rlvr1/manifest.json",
+    log:
+        R + "/logs/rlvr1.log",
+    benchmark:
+        R + "/benchmarks/rlvr1.tsv"
+    threads: threads_of("rl")
+    resources:
+        mem_mb=memory_of("rl"),
+        runtime=runtime_of("rl"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.rl_config(recipe_of(wildcards), "rlvr1"),
+    message:
+        "Reinforcement learning from verifiable rewards"
+    shell:
+        "python scripts/rlvr1.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
+        " --output {output.model} --log {log}"

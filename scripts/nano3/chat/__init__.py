@@ -1,0 +1,1 @@
+"""Conversations: chat template, training sequences with loss masks, reasoning control, packing."""

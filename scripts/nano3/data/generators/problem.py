@@ -1,0 +1,90 @@
+"""One generated problem, the split it belongs to, and its three forms: document, chat, RL prompt."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+SPLITS = ("train", "valid", "test")
+FORMS = ("text", "chat", "rl")
+
+MATH = "math_with_judge_simple_agent"
+MCQA = "mcqa_simple_agent"
+STRUCTURED_OUTPUTS = "structured_outputs_simple_agent"
+INSTRUCTION_FOLLOWING = "instruction_following_simple_agent"
+TOOL_USE = "single_step_tool_use_with_argument_comparison_agent"
+PREFERENCE = "genrm_simple_agent"  # judged by a reward model, not by a verifier
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem with its solution.
+
+    key: canonical name of the problem, equal for every wording of it; its hash decides the split.
+    messages: the whole chat, solution included. verifier: the fields its environment reads.
+    """
+
+    key: str
+    messages: list[dict]
+    environment: str
+    verifier: dict = field(default_factory=dict)
+    tools: list[dict] = field(default_factory=list)
+
+
+def split_of(key: str) -> str:
+    """train, valid or test: 18, 1 and 1 of 20 keys. Depends on the key alone, so splits never share a problem."""
+    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 20
+    return {0: "valid", 1: "test"}.get(bucket, "train")
+
+
+def user(content: str) -> dict:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, reasoning: str = "") -> dict:
+    message = {"role": "assistant", "content": content}
+    return message | {"reasoning_content": reasoning} if reasoning else message
+
+
+def row(problem: Problem, *, form: str, source: str, name: str) -> dict:
+    """The problem as a row of `form`. name: unique within its data set, e.g. "arithmetic/train/7/0"."""
+    common = {"id": name, "source": source, "key": problem.key}
+    if form == "text":
+        return common | {"text": document(problem)}
+    if form == "chat":
+        tools = {"tools": problem.tools} if problem.tools else {}
+        return common | {"messages": problem.messages, **tools, "environment": problem.environment}
+    return {
+        # NeMo-Gym's instruction_following server wants an integer here.
+        "id": int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big"),
+        "dataset": source,
+        "key": problem.key,
+        "agent_ref": {"type": "responses_api_agents", "name": problem.environment},
+        "responses_create_params": {"input": prompt(problem), "tools": problem.tools},
+        **problem.verifier,
+    }
+
+
+def prompt(problem: Problem) -> list[dict]:
+    """The messages before the answer that is scored: up to the last user turn, thinking left out as in chat history."""
+    last = max(index for index, message in enumerate(problem.messages) if message["role"] == "user")
+    return [
+        {"role": message["role"], "content": message["content"]} for message in problem.messages[: last + 1]
+    ]
+
+
+def document(problem: Problem) -> str:
+    """The problem as a pretraining document: questions and answers with the working in between."""
+    lines = []
+    for tool in problem.tools:
+        function = tool["function"]
+        lines.append(f"Tool: {function['name']}({', '.join(function['parameters']['properties'])})")
+    for message in problem.messages:
+        if message["role"] == "user":
+            lines.append(f"Question: {message['content']}")
+            continue
+        if message.get("reasoning_content"):
+            lines.append(message["reasoning_content"])
+        for call in message.get("tool_calls", ()):
+            lines.append(f"Call: {call['function']['name']} {call['function']['arguments']}")
+        if message["content"]:
+            lines.append(f"{'Result' if message['role'] == 'tool' else 'Answer'}: {message['content']}")
+    return "\n".join(lines)

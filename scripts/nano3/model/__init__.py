@@ -1,0 +1,1 @@
+"""Nemotron-H: a hybrid Mamba-2 / attention / mixture-of-experts language model in plain PyTorch."""

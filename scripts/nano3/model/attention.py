@@ -1,0 +1,79 @@
+"""Grouped-query attention without positions (Nemotron 3 Nano report, section 2.1).
+
+Order comes from the Mamba-2 layers, so queries and keys carry no rotary or other position code.
+
+b rows, t tokens, D residual width, h query heads, k key/value heads, d head size, s keys seen so far.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nano3.model.cache import AttentionState, Cache
+from nano3.model.config import ModelConfig
+
+
+class Attention(nn.Module):
+    """Causal attention; each key/value head serves h/k query heads."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, state: AttentionState | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """x [b, t, D] -> [b, t, D].
+
+        `mask` [b, 1, t, s], True where a query may look; None means plain causal attention
+        (or, for a single query, everything in the cache).
+        """
+        b, t, _ = x.shape
+        q = self.q_proj(x).view(b, t, self.heads, self.head_dim).transpose(1, 2)  # [b, h, t, d]
+        k = self.k_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)  # [b, k, t, d]
+        v = self.v_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
+        if state is not None:
+            k, v = state.write(cache.length, k, v)  # [b, k, s, d]
+        if t == 1:
+            y = self._attend_one(q, k, v, mask)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
+
+    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """One query per row: all heads that share a key/value head in one matrix product."""
+        b, h, _, d = q.shape
+        grouped = q.reshape(b, self.kv_heads, h // self.kv_heads, d)
+        scores = grouped @ k.transpose(2, 3) * d**-0.5  # [b, k, h/k, s]
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v).view(b, h, 1, d)
+
+
+def attention_mask(doc_ids: Tensor | None, cache: Cache | None, t: int) -> Tensor | None:
+    """[b, 1, t, s] bool, True where a query may look: same document, not later, not padding.
+
+    None when plain causal attention is meant, which the fused kernels know without a mask.
+    """
+    if cache is None or cache.length == 0:
+        if doc_ids is None:
+            return None
+        same = doc_ids[:, None, :, None] == doc_ids[:, None, None, :]
+        return same.tril()
+    if doc_ids is not None:
+        raise ValueError("doc_ids only apply to the first tokens read into a cache")
+    if t == 1 and not cache.padded:
+        return None
+    device = cache.starts.device
+    key = torch.arange(cache.length + t, device=device)
+    query = torch.arange(cache.length, cache.length + t, device=device)
+    causal = key[None, :] <= query[:, None]  # [t, s]
+    return causal & (key >= cache.starts[:, None])[:, None, None, :]

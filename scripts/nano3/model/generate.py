@@ -1,0 +1,178 @@
+"""Sampling text from a Nemotron-H model: batched, cached, and exactly repeatable.
+
+Prompts of unequal length are aligned on the right; what stands before a prompt is a document of its own, so
+nothing crosses from it into the prompt. Row i draws its random numbers from column i of one stream, so what a
+row samples does not depend on when the others stop.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nano3.errors import UserError
+from nano3.model.cache import Cache, empty_cache
+from nano3.model.nemotron_h import NemotronH
+
+COMPACT_AT = 0.75  # drop finished rows once no more than this share of the batch is still running
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote after one prompt."""
+
+    tokens: list[int]  # with the stop token, when it came to one
+    logprobs: list[float]  # of each token under the model's own distribution (temperature 1, no top-p)
+    finished: bool  # False: cut off at max_new_tokens
+
+
+@torch.no_grad()
+def generate(
+    model: NemotronH,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop_ids: Sequence[int] = (),
+    seed: int = 0,
+    pad_id: int = 0,
+) -> list[Completion]:
+    """Continue every prompt until a stop token or `max_new_tokens`.
+
+    Temperature 0 is greedy. The same model, prompts, settings, seed and thread count give the same bits.
+    Raises UserError for an empty prompt or settings out of range.
+    """
+    _check(prompts, max_new_tokens, temperature, top_p)
+    if not prompts or max_new_tokens == 0:
+        return [Completion([], [], False) for _ in prompts]
+    training = model.training
+    model.eval()
+    try:
+        return _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id)
+    finally:
+        model.train(training)
+
+
+def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id) -> list[Completion]:
+    device = model.lm_head.weight.device
+    total = len(prompts)
+    draws = torch.Generator().manual_seed(seed)
+    stops = torch.tensor(list(stop_ids), dtype=torch.int64, device=device)
+    tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(total, max_new_tokens, device=device)
+    lengths = torch.full((total,), max_new_tokens, dtype=torch.int64, device=device)
+    running = torch.ones(total, dtype=torch.bool, device=device)  # of all rows
+    rows = torch.arange(total, device=device)  # the rows still computed
+
+    logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
+    for step in range(max_new_tokens):
+        uniform = torch.rand(total, generator=draws, dtype=torch.float64).to(device) if temperature > 0 else None
+        chosen = sample(logits, temperature, top_p, uniform[rows] if uniform is not None else None)  # [r]
+        tokens[rows, step] = chosen
+        logprobs[rows, step] = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(1)
+        if stops.numel():
+            stopped = torch.isin(chosen, stops) & running[rows]
+            lengths[rows[stopped]] = step + 1
+            running[rows[stopped]] = False
+            alive = int(running.sum())
+            if alive == 0:
+                break
+            if alive <= COMPACT_AT * len(rows):
+                keep = running[rows].nonzero().squeeze(1)
+                rows, chosen = rows[keep], chosen[keep]
+                cache.select(keep)
+        if step + 1 < max_new_tokens:
+            logits = model(chosen[:, None], cache=cache)[:, 0]
+
+    lengths, finished = lengths.tolist(), (~running).tolist()
+    tokens, logprobs = tokens.tolist(), logprobs.tolist()
+    return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths)]
+
+
+def stream(
+    model: NemotronH,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop_ids: Sequence[int] = (),
+    seed: int = 0,
+) -> Iterator[int]:
+    """Yield the tokens after one prompt as they are sampled, the stop token included."""
+    _check([prompt], max_new_tokens, temperature, top_p)
+    draws = torch.Generator().manual_seed(seed)
+    stops = set(stop_ids)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits, cache = prefill(model, [prompt], max_new_tokens, 0)
+        for _ in range(max_new_tokens):
+            uniform = torch.rand(1, generator=draws, dtype=torch.float64).to(logits.device)
+            chosen = sample(logits, temperature, top_p, uniform)
+            yield int(chosen)
+            if int(chosen) in stops:
+                return
+            with torch.no_grad():
+                logits = model(chosen[:, None], cache=cache)[:, 0]
+    finally:
+        model.train(training)
+
+
+def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_id: int) -> tuple[Tensor, Cache]:
+    """Read all prompts at once: logits of the token after each [b, V] and the cache, with room for more tokens."""
+    device = model.lm_head.weight.device
+    longest = max(map(len, prompts))
+    starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    doc_ids = None
+    if bool((starts > 0).any()):
+        doc_ids = (torch.arange(longest, device=device) >= starts[:, None]).long()  # 0 padding, 1 prompt
+    cache = empty_cache(
+        model.config,
+        len(prompts),
+        longest + min(room, 256),
+        starts=starts,
+        dtype=model.embeddings.weight.dtype,
+        device=device,
+    )
+    last = model.hidden(ids, doc_ids=doc_ids, cache=cache)[:, -1]
+    return F.linear(last, model.lm_head.weight).float(), cache
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor | None) -> Tensor:
+    """One token per row: logits [b, V] float32, uniform [b] float64 in [0, 1) -> [b] int64.
+
+    Inverts the cumulative distribution, so one random number decides a token. `top_p` keeps the smallest set of most
+    likely tokens whose probability reaches it.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = (logits / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+        return order.gather(1, _invert(ordered, uniform)[:, None]).squeeze(1)
+    return _invert(probs, uniform)
+
+
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=probs.shape[-1] - 1)
+
+
+def _check(prompts, max_new_tokens: int, temperature: float, top_p: float) -> None:
+    empty = [i for i, prompt in enumerate(prompts) if len(prompt) == 0]
+    if empty:
+        raise UserError(f"prompt {empty[0]} is empty; a prompt needs at least one token, e.g. the BOS token")
+    if max_new_tokens < 0:
+        raise UserError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise UserError(
+            f"temperature {temperature} and top_p {top_p}: expected temperature >= 0 (0 is greedy) and 0 < top_p <= 1"
+        )

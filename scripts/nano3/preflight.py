@@ -1,0 +1,79 @@
+"""Before the first job: does this machine have what a recipe needs?"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from nano3.recipe.execution import Execution, Job
+from nano3.recipe.schema import Recipe
+
+SECTIONS = ("data", "pretrain", "long_context", "sft", "rl", "evaluation")
+BACKEND_PACKAGES = {"torch": ("torch",), "megatron": ("megatron.core", "transformer_engine", "mamba_ssm")}
+BUILT_BACKENDS = ("torch",)
+
+
+def problems(recipe: Recipe, name: str, *, on_cluster: bool) -> list[str]:
+    """What keeps a recipe from running, as lines for the user; an empty list if nothing does.
+
+    on_cluster: jobs run on other machines, so this one's GPUs, memory and packages don't matter."""
+    found = _backend_problems(recipe.execution, on_cluster)
+    if not on_cluster:
+        found += _machine_problems(recipe.execution)
+    if not found:
+        return []
+    advice = [
+        f"  On a Slurm cluster:  snakemake --profile slurm results/{name}/rl/final",
+        f"  What would run:      snakemake --dryrun results/{name}/rl/final",
+        "  On this machine:     snakemake --profile profiles/local results/tiny/rl/final",
+    ]
+    return [f"recipe {name} can't run here:", *(f"  - {line}" for line in found), *advice]
+
+
+def _backend_problems(execution: Execution, on_cluster: bool) -> list[str]:
+    backend = execution.backend
+    if backend not in BUILT_BACKENDS:
+        return [
+            f"execution.backend is {backend!r}, which this version can plan but not run;"
+            f" it runs {', '.join(BUILT_BACKENDS)}"
+        ]
+    missing = [] if on_cluster else [name for name in BACKEND_PACKAGES[backend] if not _installed(name)]
+    return [f"backend {backend!r} needs {', '.join(missing)}, not installed here"] if missing else []
+
+
+def _machine_problems(execution: Execution) -> list[str]:
+    jobs: dict[str, Job] = {section: getattr(execution, section) for section in SECTIONS}
+    found = []
+    gpus = visible_gpus()
+    worst, job = max(jobs.items(), key=lambda item: item[1].nodes * item[1].gpus_per_node)
+    if job.nodes > 1 or job.gpus_per_node > gpus:
+        found.append(
+            f"it needs up to {job.nodes} node{'s' * (job.nodes > 1)} with {job.gpus_per_node} GPUs each"
+            f" (execution.{worst}); this machine is one node with {gpus} GPUs"
+        )
+    memory = memory_mb()
+    section, job = max(jobs.items(), key=lambda item: item[1].memory_mb)
+    if job.memory_mb > memory:
+        found.append(
+            f"it needs {job.memory_mb} MB of memory (execution.{section}); this machine has {memory} MB"
+        )
+    return found
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that jobs of this process may use."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([device for device in chosen.split(",") if device.strip() not in {"", "-1"}])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def memory_mb() -> int:
+    """Memory of this machine in megabytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1_000_000

@@ -1,0 +1,85 @@
+"""Which part of the recipe each rule depends on: the subtree in its `params` and in its identity."""
+
+from typing import Any
+
+from nano3.recipe.schema import Recipe
+
+PRETRAIN_PHASES = ("phase1", "phase2", "long_context")
+
+
+def _plain(section: Any) -> Any:
+    return section.model_dump(mode="json")
+
+
+def dataset_config(recipe: Recipe, dataset: str) -> dict[str, Any]:
+    """What the raw shards of one data set depend on."""
+    config = _plain(recipe.datasets[dataset])
+    return config | {"seed": recipe.seed} if config["kind"] == "tasks" else config
+
+
+def tokenizer_config(recipe: Recipe) -> dict[str, Any]:
+    """What the tokenizer depends on."""
+    return _plain(recipe.tokenizer)
+
+
+def tokens_config(recipe: Recipe) -> dict[str, Any]:
+    """What tokenised shards depend on."""
+    return _plain(recipe.tokenisation)
+
+
+def blend_config(recipe: Recipe, phase: str) -> dict[str, Any]:
+    """What a pretraining blend depends on."""
+    return {
+        "phase": phase,
+        "tokens": getattr(recipe.pretrain, phase).tokens,
+        **_plain(getattr(recipe.blends, phase)),
+    }
+
+
+def pretrain_config(recipe: Recipe, phase: str) -> dict[str, Any]:
+    """What a pretraining stage depends on. Phase 1 does not see phase 2's length beyond the common schedule."""
+    pretrain = recipe.pretrain
+    config = {
+        "seed": recipe.seed,
+        "model": _plain(recipe.model),
+        "phase": phase,
+        "precision": pretrain.precision,
+        "isolate_documents": pretrain.isolate_documents,
+        "optimizer": _plain(pretrain.optimizer),
+        "balance": _plain(pretrain.balance),
+    }
+    if phase == "long_context":
+        return config | _plain(pretrain.long_context)
+    return config | {
+        "sequence_length": pretrain.sequence_length,
+        "global_batch_size": pretrain.global_batch_size,
+        "schedule": _plain(pretrain.schedule),
+        "validation": _plain(pretrain.validation),
+        "start": 0 if phase == "phase1" else pretrain.phase1.tokens,
+        "tokens": getattr(pretrain, phase).tokens,
+    }
+
+
+def sft_data_config(recipe: Recipe) -> dict[str, Any]:
+    """What the packed SFT data depends on."""
+    return {"seed": recipe.seed, **_plain(recipe.sft.data)}
+
+
+def sft_config(recipe: Recipe) -> dict[str, Any]:
+    """What the SFT stage depends on."""
+    return {"seed": recipe.seed, **recipe.sft.model_dump(mode="json", exclude={"data"})}
+
+
+def rl_prompts_config(recipe: Recipe) -> dict[str, Any]:
+    """What the RL prompt files depend on."""
+    return {"seed": recipe.seed, **_plain(recipe.rl.prompts)}
+
+
+def rl_config(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """What an RL stage depends on."""
+    return {"seed": recipe.seed, **_plain(getattr(recipe.rl, stage))}
+
+
+def evaluation_config(recipe: Recipe) -> dict[str, Any]:
+    """What the evaluations depend on."""
+    return {"seed": recipe.seed, **_plain(recipe.evaluation)}

@@ -1,0 +1,185 @@
+"""Recipe sections about training: optimizer, schedules, pretraining, SFT, GRPO and evaluation."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from nano3.recipe.data import RlPrompts, SftData
+from nano3.recipe.section import Count, Fraction, Rate, Section, Share
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Optimizer(Section):
+    """AdamW."""
+
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay rates of the two moments")
+    weight_decay: Rate = Field(0.1, description="decoupled weight decay; not on norms, biases, A_log and D")
+    epsilon: float = Field(1e-8, gt=0)
+    gradient_clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+
+
+class Balance(Section):
+    """Expert load balancing (report, section 2.4)."""
+
+    bias_update_rate: Rate = Field(1e-3, description="step of the aux-loss-free expert bias update")
+    loss_coefficient: Rate = Field(1e-4, description="weight of the sequence-level balance loss")
+
+
+class Validation(Section):
+    """When and on how much the validation loss is measured."""
+
+    interval: Count = Field(description="optimizer steps between validations; also at the start and the end")
+    sequences: Count = Field(description="sequences of every data set")
+
+
+class WsdSchedule(Section):
+    """Warmup, stable, decay, in tokens (report, section 2.4). The stable part includes the warmup."""
+
+    peak: float = Field(gt=0, description="learning rate of the stable part")
+    final: float = Field(gt=0, description="learning rate at the end of the decay")
+    warmup_tokens: Count = Field(description="linear warmup from 0")
+    stable_tokens: Count = Field(description="tokens, from the start of training, until the decay begins")
+    decay_tokens: Count = Field(description="tokens of the decay")
+    decay: Literal["cosine", "linear", "minus_sqrt"] = Field("cosine", description="shape of the decay")
+
+    @model_validator(mode="after")
+    def _order(self) -> "WsdSchedule":
+        if self.warmup_tokens > self.stable_tokens:
+            raise ValueError(
+                f"warmup_tokens ({self.warmup_tokens}) is larger than stable_tokens ({self.stable_tokens}),"
+                " which counts from the start of training"
+            )
+        return self
+
+
+class Phase(Section):
+    """One pretraining phase: a length; its data is the blend of the same name."""
+
+    tokens: Count = Field(description="tokens of this phase")
+
+
+class LongContext(Section):
+    """Continued pretraining on long sequences (report, section 2.5)."""
+
+    tokens: Count = Field(description="tokens of this stage")
+    learning_rate: float = Field(gt=0, description="constant")
+    lengths: dict[Count, Share] = Field(
+        min_length=1, description="sequence length -> share of the tokens trained at that length"
+    )
+    global_batch_size: Count = Field(
+        description="sequences of the longest length a step; shorter ones fill as many tokens"
+    )
+    validation: Validation
+
+
+class Pretrain(Section):
+    """Pretraining: two phases on one schedule, then long context."""
+
+    sequence_length: Count = Field(description="tokens of a training sequence")
+    global_batch_size: Count = Field(description="sequences of an optimizer step")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    isolate_documents: bool = Field(
+        False, description="state and attention never cross a document boundary inside a sequence"
+    )
+    schedule: WsdSchedule
+    optimizer: Optimizer = Optimizer()
+    balance: Balance = Balance()
+    validation: Validation
+    phase1: Phase
+    phase2: Phase
+    long_context: LongContext
+
+    @model_validator(mode="after")
+    def _schedule_covers_phases(self) -> "Pretrain":
+        planned = self.schedule.stable_tokens + self.schedule.decay_tokens
+        total = self.phase1.tokens + self.phase2.tokens
+        if planned != total:
+            raise ValueError(
+                f"the schedule covers {planned} tokens (stable + decay) but phase1 + phase2 have {total};"
+                " make them equal"
+            )
+        return self
+
+
+class Sft(Section):
+    """Supervised fine-tuning (report, section 3.1)."""
+
+    data: SftData
+    steps: Count = Field(description="optimizer steps")
+    global_batch_size: Count = Field(description="packed sequences of a step")
+    learning_rate: float = Field(gt=0, description="peak")
+    warmup_steps: int = Field(ge=0)
+    final_fraction: Fraction = Field(0.0, description="last learning rate, as a share of the peak")
+    decay: Literal["constant", "cosine", "linear"] = Field("constant", description="after the warmup")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    optimizer: Optimizer = Optimizer()
+    balance: Balance = Balance()
+    validation: Validation
+
+
+class RlValidation(Section):
+    """When and how the held-out reward is measured."""
+
+    interval: Count = Field(description="optimizer steps between validations")
+    prompts: Count = Field(description="held-out prompts of every environment")
+    generations: Count = Field(4, description="responses per prompt")
+
+
+class Grpo(Section):
+    """Reinforcement learning from verifiable rewards with GRPO (report, section 3.2)."""
+
+    steps: Count = Field(description="optimizer steps; on-policy, one a rollout")
+    prompts_per_step: Count = 128
+    generations_per_prompt: Count = Field(16, ge=2)
+    max_new_tokens: Count = Field(description="longest response")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    environment_ratio: dict[str, Share] = Field(
+        {}, description="environment -> relative number of prompts per step; empty: as in the data"
+    )
+    learning_rate: float = Field(gt=0, description="constant after the warmup")
+    warmup_steps: int = Field(10, ge=0)
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ratio is clipped below at 1 - clip_low")
+    clip_high: float = Field(0.28, gt=0, description="ratio is clipped above at 1 + clip_high")
+    dual_clip: float | None = Field(
+        None, gt=1, description="bound on the loss of negative advantages; none: off"
+    )
+    kl_coefficient: Rate = Field(0.0, description="weight of the k3 KL to the stage's first policy")
+    normalise_by_std: bool = Field(True, description="divide advantages by the group's standard deviation")
+    leave_one_out: bool = Field(
+        True, description="baseline of a response: mean reward of the others in its group"
+    )
+    overlong_filtering: bool = Field(
+        True, description="responses cut at max_new_tokens take no part in the loss"
+    )
+    importance_sampling: Literal["none", "plain", "masked"] = Field(
+        "masked", description="correction for the mismatch between generator and trainer probabilities"
+    )
+    importance_band: tuple[float, float] = Field(
+        (0.5, 2.0),
+        description="masked: tokens whose train/generate ratio is outside take no part in the loss",
+    )
+    freeze_router: bool = Field(True, description="router weights stay; the expert bias is still updated")
+    bias_update_rate: Rate = Field(1e-3, description="step of the expert bias update")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    optimizer: Optimizer = Optimizer(betas=(0.9, 0.999), weight_decay=0.0)
+    validation: RlValidation
+
+
+class Rl(Section):
+    """Reinforcement learning stages, in the order they run."""
+
+    prompts: RlPrompts
+    rlvr1: Grpo
+
+
+class Evaluation(Section):
+    """The held-out measurements behind the report's tables."""
+
+    prompts: Count = Field(description="held-out prompts of every environment")
+    generations: Count = Field(description="responses per prompt")
+    max_new_tokens: Count
+    temperature: float = Field(1.0, ge=0, description="0: greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    samples: Count = Field(4, description="responses per environment shown in the report")

@@ -1,0 +1,80 @@
+"""The trainer's log-probabilities of sampled responses, without logits for prompts and with little padding.
+
+Prompt and response make one sequence; sequences are packed into rows, which `doc_ids` keep apart, and rows into
+micro-batches. B rows, T tokens of a row, N response tokens of a micro-batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nano3.chat.packing import PAD_ID, pack
+
+ROW_TOKENS = 512  # longer rows waste time in attention between sequences, shorter ones pad more
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One micro-batch. The last three tensors run over its N response tokens, in a common order."""
+
+    input_ids: Tensor  # [B, T] int64
+    doc_ids: Tensor  # [B, T] int64; padding is a document of its own
+    position: Tensor  # [N] int64 into B * T: the state that predicts the token
+    target: Tensor  # [N] int64: the token
+    response: Tensor  # [N] int64: index of the response it belongs to
+    offset: Tensor  # [N] int64: its place in that response
+
+
+def pack_responses(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, micro_batch_tokens: int
+) -> list[PackedBatch]:
+    """Pack prompt + response sequences into micro-batches of at most `micro_batch_tokens`, or one row if that is longer.
+
+    Empty responses have nothing to train on and are left out."""
+    chosen = [i for i, response in enumerate(responses) if response]
+    if not chosen:
+        return []
+    lengths = [len(prompts[i]) + len(responses[i]) for i in chosen]
+    capacity = max(*lengths, min(ROW_TOKENS, micro_batch_tokens))
+    rows = [[chosen[i] for i in row] for row in pack(lengths, capacity, "first_fit_decreasing")]
+    rows_at_once = max(1, micro_batch_tokens // capacity)
+    return [
+        _batch(rows[i : i + rows_at_once], prompts, responses) for i in range(0, len(rows), rows_at_once)
+    ]
+
+
+def _batch(
+    rows: list[list[int]], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> PackedBatch:
+    width = max(sum(len(prompts[i]) + len(responses[i]) for i in row) for row in rows)
+    input_ids = torch.full((len(rows), width), PAD_ID, dtype=torch.int64)
+    doc_ids = torch.empty((len(rows), width), dtype=torch.int64)
+    position, target, response, offset = [], [], [], []
+    for b, row in enumerate(rows):
+        end = 0
+        for document, i in enumerate(row):
+            sequence = [*prompts[i], *responses[i]]
+            start, end = end, end + len(sequence)
+            input_ids[b, start:end] = torch.tensor(sequence)
+            doc_ids[b, start:end] = document
+            first = b * width + start + len(prompts[i]) - 1
+            size = len(responses[i])
+            position.append(torch.arange(first, first + size))
+            target.append(torch.tensor(responses[i]))
+            response.append(torch.full((size,), i))
+            offset.append(torch.arange(size))
+        doc_ids[b, end:] = len(row)
+    tokens = (torch.cat(parts) for parts in (position, target, response, offset))
+    return PackedBatch(input_ids, doc_ids, *tokens)
+
+
+def response_logprobs(model, batch: PackedBatch) -> Tensor:
+    """Log-probability of every response token of a micro-batch: [N] float32, differentiable."""
+    device = model.lm_head.weight.device
+    hidden = model.hidden(batch.input_ids.to(device), doc_ids=batch.doc_ids.to(device))
+    states = hidden.flatten(0, 1)[batch.position.to(device)]  # [N, H]
+    logits = F.linear(states, model.lm_head.weight).float()
+    return -F.cross_entropy(logits, batch.target.to(device), reduction="none")

@@ -1,0 +1,45 @@
+"""What a training process runs on: device, precision, threads, determinism and peak memory."""
+
+import os
+import resource
+from contextlib import AbstractContextManager
+
+import torch
+
+from nano3.errors import UserError
+from nano3.recipe.execution import Job
+from nano3.recipe.training import Precision
+
+
+def set_up(job: Job, section: str) -> str:
+    """Set threads and deterministic kernels for a job of `execution.{section}`; returns "cuda" or "cpu"."""
+    torch.set_num_threads(job.threads)
+    # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    if not job.gpus_per_node:
+        torch.use_deterministic_algorithms(True)
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"execution.{section}.gpus_per_node is {job.gpus_per_node} but this machine has no usable GPU.\n"
+            f"  Run on a machine with GPUs, or set execution.{section}.gpus_per_node: 0 to train on the CPU."
+        )
+    # A few CUDA kernels have no deterministic form (cumulative sums): a warning, for there only the CPU is exact.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return "cuda"
+
+
+def arithmetic(device: str, precision: Precision) -> AbstractContextManager:
+    """The autocast context of forward passes: bfloat16 if asked for, or with "auto" where the GPU has it."""
+    capable = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and device == "cuda" and not capable:
+        raise UserError("precision is bf16 but this GPU has no bfloat16; set precision: auto or fp32")
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and capable))
+
+
+def peak_memory(device: str) -> int:
+    """Largest memory of this process so far, in bytes: of the GPU if it trains on one, else resident memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux reports kibibytes
