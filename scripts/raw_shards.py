@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         if not counts["rows"]:
             raise UserError(
-                f"{where} has no rows. Check datasets.{name} in {arguments.recipe}"
-                + (f"; with {source.dataset.groups} groups, fewer may be right" if group else "")
+                f"{where}, has no rows. Check datasets.{name} in {arguments.recipe}: its source"
+                f"{', or fewer groups than ' + str(recipe.datasets[name].groups) if group else ''}"
             )
         artifact.statistics |= counts | source.facts
         if source.bad.total:

@@ -9,27 +9,25 @@ from pathlib import Path
 from nano3 import cli
 from nano3.artifacts import building, verify
 from nano3.chat.build import build_sft_data
-from nano3.chat.raw import artifact_directory, by_dataset
+from nano3.chat.raw import artifact_directory, by_dataset, input_artifacts
 from nano3.recipe import load_recipe
 from nano3.recipe.stages import sft_data_config
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = cli.parser(__doc__)
-    arguments.add_argument("--raw", nargs="+", required=True, metavar="[NAME=]PATH", help="raw chat artifacts")
-    arguments.add_argument("--tokenizer", type=Path, required=True, help="tokenizer artifact")
-    options = cli.parse(arguments, argv)
+    """Build the packed data and publish it."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--raw", type=Path, nargs="+", required=True, help="raw shard groups of chat rows")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer artifact")
+    arguments = cli.parse(parser, argv)
 
-    config = sft_data_config(load_recipe(options.recipe))
-    raw = by_dataset(options.raw, config["datasets"])
-    tokenizer = artifact_directory(options.tokenizer)
-    inputs = {"tokenizer": tokenizer}
-    for name, directories in raw.items():
-        inputs |= {f"raw/{name}/{group}": directory for group, directory in enumerate(directories)}
-    for directory in inputs.values():
-        verify(directory, hashes=not options.trust_inputs)
-
-    with building(options.output, kind="sft/data", config=config, inputs=inputs) as artifact:
+    config = sft_data_config(load_recipe(arguments.recipe))
+    hashes = not arguments.trust_inputs
+    raw = by_dataset(arguments.raw, config["datasets"], hashes=hashes)
+    verify(arguments.tokenizer, hashes=hashes)
+    tokenizer = artifact_directory(arguments.tokenizer)
+    inputs = {"tokenizer": tokenizer, **input_artifacts(raw)}
+    with building(arguments.output, kind="sft/data", config=config, inputs=inputs) as artifact:
         artifact.statistics |= build_sft_data(raw, tokenizer, artifact.path, config)
     _report(artifact.statistics)
 

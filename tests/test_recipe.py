@@ -89,7 +89,8 @@ def test_tiny_has_the_same_kinds_of_layers_as_nano3(nano3):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("extends: tiny\nsft: {learing_rate: 1}", "sft.learing_rate: unknown key 'learing_rate'; did you mean 'learning_rate'?"),
+        ("extends: tiny\nsft: {learing_rate: 1}", "sft.learing_rate: unknown key 'learing_rate'; did you mean"),
+        ("extends: tiny\nsft: {learing_rate: 1}", "'learning_rate'?"),
         ("extends: tiny\nmodl: {}", "did you mean 'model'?"),
         ("extends: tiny\ndatasets: {mine: {kind: hub}}", "datasets.mine.repo: this key is required"),
         ("extends: tiny\nsft: {data: {datasets: {python_code: {share: 1}}}}", "needs data sets of form 'chat'"),

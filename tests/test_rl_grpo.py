@@ -126,9 +126,7 @@ def test_advantages_equal_a_plain_loop(leave_one_out, normalise):
     rng = np.random.default_rng(1)
     rewards = np.concatenate([rng.integers(0, 2, (20, 8)).astype(float), rng.random((5, 8))])
     found = advantages(torch.tensor(rewards), leave_one_out=leave_one_out, normalise_by_std=normalise)
-    np.testing.assert_allclose(
-        found.numpy(), numpy_advantages(rewards, leave_one_out, normalise), atol=1e-12
-    )
+    np.testing.assert_allclose(found.numpy(), numpy_advantages(rewards, leave_one_out, normalise), atol=1e-12)
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3])

@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from nano3.errors import UserError
 from nano3.rl.order import environment_shares, prompts_before, prompts_of_step
 
-ROWS = {"math": list(range(0, 23)), "mcqa": list(range(100, 110)), "structured_outputs": list(range(200, 237))}
+ROWS = {
+    "math": list(range(0, 23)),
+    "mcqa": list(range(100, 110)),
+    "structured_outputs": list(range(200, 237)),
+}
 RATIO = {"math": 2.0, "mcqa": 1.0, "structured_outputs": 3.0}
 
 
 def taken(steps, seed=5, per_step=8, ratio=RATIO):
     return [
-        index
-        for step in steps
-        for index in prompts_of_step(ROWS, step=step, per_step=per_step, ratio=ratio, seed=seed)
+        index for step in steps for index in prompts_of_step(ROWS, step=step, per_step=per_step, ratio=ratio, seed=seed)
     ]
 
 

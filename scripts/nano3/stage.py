@@ -15,7 +15,7 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,9 +56,7 @@ class StageRun:
         """True once SIGTERM or SIGUSR1 has arrived: save, then raise Preempted."""
         return bool(self._stop)
 
-    def publish(
-        self, payload: Path, *, statistics: dict[str, Any], provenance: dict[str, Any] | None = None
-    ) -> None:
+    def publish(self, payload: Path, *, statistics: dict[str, Any], provenance: dict[str, Any] | None = None) -> None:
         """Make `payload` (a directory in the work directory) the stage's result and publish it.
 
         The result stays in the work directory, so an accidental second run costs nothing; the rolling
@@ -83,10 +81,17 @@ class StageRun:
 
 @contextmanager
 def open_stage(
-    name: str, *, config: Any, inputs: dict[str, Path], output: Path, trust_inputs: bool = False
+    name: str,
+    *,
+    config: Any,
+    inputs: dict[str, Path],
+    output: Path,
+    trust_inputs: bool = False,
+    also_verify: Iterable[Path] = (),
 ) -> Iterator[StageRun]:
     """Open the stage `name` of the recipe that `output` belongs to; see the module's docstring.
 
+    also_verify: artifacts that an input refers to (the shards of a blend) and whose digests it records.
     output: e.g. results/tiny/pretrain/phase1; the work directory is results/tiny/.work/{name}/{identity}.
     Raises UserError for a broken input or when another live process works on the same stage."""
     digests = {key: digest_of(path) for key, path in inputs.items()}
@@ -102,7 +107,7 @@ def open_stage(
             run.finished = True
             yield run
             return
-        for path in inputs.values():
+        for path in (*inputs.values(), *also_verify):
             verify(path, hashes=not trust_inputs)
         with _stop_flag(run):
             yield run

@@ -181,9 +181,13 @@ def mermaid(lineage: Lineage) -> str:
 
 
 def _numbers(statistics: dict[str, Any]) -> dict[str, Any]:
-    """The statistics that fit into a tooltip: single numbers and short words."""
+    """The statistics worth a line: numbers, short words, and a few numbers by split or reason."""
+
+    def plain(value: Any) -> bool:
+        return isinstance(value, int | float) or (isinstance(value, str) and len(value) <= 60)
+
     return {
         key: value
         for key, value in sorted(statistics.items())
-        if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= 60)
+        if plain(value) or (isinstance(value, dict) and len(value) <= 6 and all(map(plain, value.values())))
     }

@@ -12,16 +12,19 @@ from nano3.chat.reasoning import draw
 from nano3.errors import UserError
 
 
-def held_out(dataset: str, row_ids: list[str], fraction: float, seed: int) -> np.ndarray:
-    """Rows kept for validation, bool [rows]: the given fraction (at least one row) with the smallest hash of the id.
+def held_out(dataset: str, problems: list[str], fraction: float, seed: int) -> np.ndarray:
+    """Rows kept for validation, bool [rows]: about the given fraction, those with the smallest hash of their problem.
 
-    Rows with equal ids stay on the same side.
+    problems: what each row asks. Rows that ask the same are on the same side, so a side may be a little smaller than
+    the fraction; validation gets at least one problem unless there is only one.
     """
-    if fraction == 0 or len(row_ids) < 2:
-        return np.zeros(len(row_ids), bool)
-    hashes = np.array([draw(seed, "held out", dataset, row_id) for row_id in row_ids])
-    count = max(1, round(fraction * len(row_ids)))
-    return hashes <= np.sort(hashes)[count - 1]
+    if fraction == 0 or not problems:
+        return np.zeros(len(problems), bool)
+    hashes = [draw(seed, "held out", dataset, problem) for problem in problems]
+    _, problem_of_row, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+    chosen = np.cumsum(sizes) <= fraction * len(problems)
+    chosen[0] = len(sizes) > 1
+    return chosen[problem_of_row]
 
 
 def rows_per_dataset(pools: dict[str, int], shares: dict[str, float], total: int | None) -> dict[str, int]:

@@ -15,7 +15,7 @@ from nano3.chat.blend import copies_of_rows, held_out, rows_per_dataset
 from nano3.chat.packing import pack, write_packs
 from nano3.chat.prepare import Account, Settings, Spool, load_settings, spool_rows
 from nano3.chat.raw import read_rows, row_id
-from nano3.chat.rows import CHOSEN
+from nano3.chat.rows import CHOSEN, problem_of
 from nano3.errors import UserError
 
 
@@ -39,9 +39,7 @@ class Sampled:
                 yield number, f"{self.name}/{row_id(row, number)}", row
 
 
-def build_sft_data(
-    raw: dict[str, list[Path]], tokenizer: Path, output: Path, config: dict[str, Any]
-) -> dict[str, Any]:
+def build_sft_data(raw: dict[str, list[Path]], tokenizer: Path, output: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Write `output`/train and `output`/valid (see `nano3.chat.packing`); returns the statistics.
 
     raw: data set -> artifact directories with its chat shards; tokenizer: directory in the Hugging Face layout;
@@ -68,8 +66,8 @@ def _sample(raw: dict[str, list[Path]], config: dict[str, Any]) -> list[Sampled]
     seed, shares = config["seed"], {name: entry["share"] for name, entry in config["datasets"].items()}
     valid = {}
     for name in shares:
-        ids = [row_id(row, number) for number, row in enumerate(read_rows(raw[name], ["id"]))]
-        valid[name] = held_out(name, ids, config["valid"] if shares[name] else 0, seed)
+        problems = [problem_of(row, row_id(row, number)) for number, row in enumerate(read_rows(raw[name]))]
+        valid[name] = held_out(name, problems, config["valid"] if shares[name] else 0, seed)
     pools = {name: int((~mask).sum()) for name, mask in valid.items()}
     rows = rows_per_dataset(pools, shares, config["rows"])
     return [
@@ -100,7 +98,9 @@ def _check_losses(name: str, account: Account, limit: float) -> None:
         lines = [f"  {count} {reason}, e.g. {account.samples[reason][0]}" for reason, count in bad.items()]
         raise UserError(
             f"{sum(bad.values())} of {account.rows_used} rows of {name} can't be trained on; "
-            f"sft.data.max_bad_rows allows {limit:.1%}:\n" + "\n".join(lines) + "\n  Mend the rows or change the setting "
+            f"sft.data.max_bad_rows allows {limit:.1%}:\n"
+            + "\n".join(lines)
+            + "\n  Mend the rows or change the setting "
             "that drops them (longer_than_pack: sft.data.pack_length), or allow more with sft.data.max_bad_rows."
         )
     if account.rows_used and not account.rows_kept:

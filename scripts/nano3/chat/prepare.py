@@ -24,7 +24,7 @@ from nano3.chat.rows import (
 )
 from nano3.chat.sequences import Chunk, chunks_of, training_turns
 from nano3.chat.template import template_of
-from nano3.errors import UserError
+from nano3.data.tokenizer import load as load_tokenizer
 
 BATCH_CHARACTERS = 4_000_000
 SAMPLES_PER_REASON = 3
@@ -95,23 +95,9 @@ class Settings:
     forbidden: re.Pattern[str] | None
 
 
-def load_settings(config: dict[str, Any], tokenizer_directory: Path) -> Settings:
-    """Read the tokenizer directory. Raises UserError if it can't serve the chat template."""
-    from tokenizers import Tokenizer
-
-    file = tokenizer_directory / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; --tokenizer needs a directory in the Hugging Face layout")
-    tokenizer = Tokenizer.from_file(str(file))
-    for token in ("<|im_start|>", "<|im_end|>", "<think>", "</think>"):
-        if len(tokenizer.encode(token, add_special_tokens=False).ids) != 1:
-            raise UserError(
-                f"{file} does not know {token} as one token, so turns and reasoning would have no marks. "
-                "Add the chat tokens of the recipe's tokenizer."
-            )
-    return Settings(
-        config, tokenizer, template_of(tokenizer_directory), word_pattern(config["forbidden_words"])
-    )
+def load_settings(config: dict[str, Any], tokenizer: Path) -> Settings:
+    """Settings from the recipe's `sft.data` section (as a dict, with `seed`) and a tokenizer directory."""
+    return Settings(config, load_tokenizer(tokenizer), template_of(tokenizer), word_pattern(config["forbidden_words"]))
 
 
 def prepare_row(row: dict[str, Any], name: str, settings: Settings, account: Account) -> list[list[Chunk]]:
@@ -138,9 +124,7 @@ def prepare_row(row: dict[str, Any], name: str, settings: Settings, account: Acc
                     account.turns_budget_cut += 1
                     turn_messages, budget = cut
         sequences.append(
-            chunks_of(
-                (turn_messages, first), chat.tools, reasoning_budget=budget, template=settings.template
-            )
+            chunks_of((turn_messages, first), chat.tools, reasoning_budget=budget, template=settings.template)
         )
     return sequences
 

@@ -1,13 +1,15 @@
-"""Raw shards of chat and RL rows: which artifact belongs to which data set, and the rows in them."""
+"""Raw artifacts of chat and RL rows, by data set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from nano3.artifacts.manifest import MANIFEST, NOT_PAYLOAD
-from nano3.data.files import SUFFIXES, read_table
+from nano3.artifacts import verify
+from nano3.artifacts.manifest import MANIFEST
+from nano3.data.raw import dataset_of, read_shards
 from nano3.errors import UserError
 
 
@@ -16,41 +18,35 @@ def artifact_directory(path: Path) -> Path:
     return path.parent if path.name == MANIFEST else path
 
 
-def by_dataset(paths: Iterable[str], known: Iterable[str]) -> dict[str, list[Path]]:
-    """Raw artifacts by data set, in the order of `known`.
+def by_dataset(paths: Iterable[Path], known: Iterable[str], *, hashes: bool = True) -> dict[str, list[Path]]:
+    """Verified raw artifacts (directories or manifests) by data set, in the order of `known`, groups in order.
 
-    A path is .../{dataset}/{group}, its manifest, or NAME=path for any other place. Raises UserError for a data set
-    that is not known and for one without an artifact.
+    Raises UserError for a data set that is not known and for one without an artifact.
     """
-    found: dict[str, list[Path]] = {name: [] for name in known}
-    for argument in paths:
-        name, separator, rest = str(argument).partition("=")
-        directory = artifact_directory(Path(rest if separator else argument))
-        name = name if separator else directory.resolve().parent.name
+    found: dict[str, dict[int, Path]] = {name: {} for name in known}
+    for path in paths:
+        name, group = dataset_of(path)
         if name not in found:
             raise UserError(
-                f"--raw {argument} belongs to data set {name!r}, but the recipe's section uses "
-                f"{', '.join(found)}. Shards outside .../DATASET/GROUP are given as NAME=path."
+                f"{path} holds data set {name!r}, but this section of the recipe uses {', '.join(found)}. "
+                "Leave it out of --raw, or name it in the recipe."
             )
-        found[name].append(directory)
-    missing = [name for name, directories in found.items() if not directories]
+        verify(path, hashes=hashes)
+        found[name][group] = artifact_directory(path)
+    missing = [name for name, groups in found.items() if not groups]
     if missing:
         raise UserError(f"no raw shards of {', '.join(missing)} were given; add them to --raw")
-    return found
+    return {name: [groups[group] for group in sorted(groups)] for name, groups in found.items()}
 
 
-def read_rows(directories: list[Path], columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of all shards, in a fixed order; columns: all that is needed of a Parquet file (None: everything).
+def input_artifacts(raw: dict[str, list[Path]]) -> dict[str, Path]:
+    """Names for a manifest's inputs: raw/{dataset}/{number} -> directory."""
+    return {f"raw/{name}/{i}": path for name, paths in raw.items() for i, path in enumerate(paths)}
 
-    Raises UserError for an artifact without shards and, with file and line, for a damaged row."""
-    for directory in directories:
-        shards = sorted(
-            path for path in directory.rglob("*") if path.name.endswith(SUFFIXES) and path.name not in NOT_PAYLOAD
-        )
-        if not shards:
-            raise UserError(f"{directory} holds no shard; expected files that end with {', '.join(SUFFIXES)}")
-        for shard in shards:
-            yield from read_table(shard, columns=columns, bad=None)
+
+def read_rows(directories: list[Path]) -> Iterator[dict[str, Any]]:
+    """Rows of all groups of a data set, in order."""
+    return chain.from_iterable(read_shards(directory) for directory in directories)
 
 
 def row_id(row: dict[str, Any], number: int) -> str:

@@ -26,9 +26,7 @@ def has_reasoning(message: Message) -> bool:
 
 def without_reasoning(messages: list[Message]) -> list[Message]:
     """The conversation with every reasoning trace removed."""
-    return [
-        {key: value for key, value in message.items() if key != "reasoning_content"} for message in messages
-    ]
+    return [{key: value for key, value in message.items() if key != "reasoning_content"} for message in messages]
 
 
 def is_chosen(seed: int, purpose: str, row_id: str, turn: int, rate: float) -> bool:

@@ -45,6 +45,18 @@ def is_used_in(row: dict[str, Any], name: str) -> bool:
     return name in (str(item).strip() for item in names)
 
 
+def problem_of(row: dict[str, Any], row_id: str) -> str:
+    """What a row asks: its `key`, else its first user message, else its id."""
+    if row.get("key"):
+        return str(row["key"])
+    messages = row.get("messages")
+    if isinstance(messages, list):
+        for message in messages:
+            if isinstance(message, dict) and message.get("role") == "user":
+                return str(message.get("content"))
+    return row_id
+
+
 def read_chat(row: dict[str, Any], row_id: str) -> Chat:
     """Check a row's structure and make it uniform. Raises `Dropped`.
 
@@ -182,4 +194,3 @@ def repeats_itself(text: str, *, ngram: int, window: int, max_in_window: int, ma
         if crowded or count + 1 > max_in_trace:
             return " ".join(gram)
     return None
-

@@ -55,9 +55,7 @@ def render(
     kwargs.setdefault("chat_template_kwargs", dict(kwargs))  # some templates read the switches there
     messages = [_with_reasoning_content(message) for message in messages]
     try:
-        return compiled.render(
-            messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **kwargs
-        )
+        return compiled.render(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **kwargs)
     except (jinja2.TemplateError, TypeError) as error:
         raise UserError(
             f"the chat template can't render these messages: {error}. Every message needs a `role` and a text "
@@ -84,9 +82,7 @@ def _compile(source: str):
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     def raise_exception(message):
         raise jinja2.TemplateError(message)

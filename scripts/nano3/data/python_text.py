@@ -6,6 +6,7 @@ library and not just its first letters. Test suites are left out."""
 import ast
 import hashlib
 import inspect
+import os
 import platform
 import sysconfig
 import tokenize
@@ -32,10 +33,9 @@ def library_files() -> list[tuple[str, Path]]:
     """The standard library's modules as (path below the library, path), in hash order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     names = []
-    for path in root.rglob("*.py"):
-        name = path.relative_to(root)
-        if NOT_LIBRARY.isdisjoint(name.parts):
-            names.append(name.as_posix())
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in NOT_LIBRARY]
+        names += [(Path(folder) / name).relative_to(root).as_posix() for name in files if name.endswith(".py")]
     names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
     return [(name, root / name) for name in names]
 

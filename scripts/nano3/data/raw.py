@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nano3.artifacts import read_manifest
+from nano3.artifacts.manifest import MANIFEST
 from nano3.data.jsonl import JsonlWriter, Row, read_jsonl
 from nano3.errors import UserError
 
@@ -29,8 +30,14 @@ def write_shards(rows: Iterator[Row], directory: Path, *, shard_bytes: int = SHA
 
 def read_shards(directory: Path) -> Iterator[Row]:
     """Rows of a raw artifact in order."""
-    for shard in sorted(Path(directory).glob("shard_*.jsonl.zst")):
+    for shard in sorted(artifact_directory(directory).glob("shard_*.jsonl.zst")):
         yield from read_jsonl(shard)
+
+
+def artifact_directory(path: Path | str) -> Path:
+    """The directory of an artifact that is given as its directory or as its manifest."""
+    path = Path(path)
+    return path.parent if path.name == MANIFEST else path
 
 
 def dataset_of(directory: Path) -> tuple[str, int]:

@@ -14,7 +14,9 @@ from nano3.environments.text import without_fence
 from nano3.errors import UserError
 
 _CONSTRAINED_RESPONSES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_ABBREVIATION = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|sr|jr|st|vs|no|fig|inc|ltd|co|e\.g|i\.e)|\b[a-z])\.$", re.IGNORECASE)
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:mr|mrs|ms|dr|prof|sr|jr|st|vs|fig|inc|ltd|co|e\.g|i\.e)|\b[a-z])\.$", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"')\]”’]*(?=\s|$)|[。！？]+")
 
 
@@ -113,7 +115,10 @@ def postscript(text: str, *, postscript_marker: str) -> bool:
 
 def number_bullet_lists(text: str, *, num_bullets: int) -> bool:
     lines = [line.strip() for line in text.splitlines()]
-    return sum(line.startswith("-") or (line.startswith("*") and line[1:2] not in ("*", "")) for line in lines) == num_bullets
+    return (
+        sum(line.startswith("-") or (line.startswith("*") and line[1:2] not in ("*", "")) for line in lines)
+        == num_bullets
+    )
 
 
 def constrained_response(text: str) -> bool:

@@ -1,17 +1,18 @@
-"""Instruction following: every constraint of the row is checked by code (report section 3.2.1; NeMo-Gym instruction_following).
+"""Instruction following: code checks every constraint of the row (report section 3.2.1).
 
+Row format of NeMo-Gym's instruction_following:
 row["instruction_id_list"] names the constraints, row["kwargs"] holds one object of arguments (or null) for each.
 """
 
 import inspect
 
-from nano3.environments import ifeval
+from nano3.environments import ifeval, iftrain
 from nano3.environments.fields import describe, field, optional
 from nano3.environments.reward import Reward, malformed
 from nano3.environments.text import split_response
 from nano3.errors import UserError
 
-KINDS = ifeval.KINDS
+KINDS = ifeval.KINDS | iftrain.KINDS
 GRADING_MODES = ("binary", "fraction")
 
 

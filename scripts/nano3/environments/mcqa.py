@@ -52,7 +52,9 @@ def _options(row: dict) -> dict[str, str]:
             if text is not None and len(letter) == 1 and letter.isalpha():  # columnar files pad with None
                 options[letter.upper()] = str(text)
     if not options:
-        raise UserError(f"{describe(row)}: options {row.get('options')!r:.80} hold no letters, expected [{{'A': 'text'}}, ...]")
+        raise UserError(
+            f"{describe(row)}: options {row.get('options')!r:.80} hold no letters, expected [{{'A': 'text'}}, ...]"
+        )
     return options
 
 

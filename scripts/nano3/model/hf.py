@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nano3.errors import UserError
 from nano3.model.config import ATTENTION, MAMBA, MOE, ModelConfig
-from nano3.model.nemotron_h import NemotronH
+from nano3.model.nemotron_h import FLOAT32, NemotronH
 
 LAYER_TYPES = {MAMBA: "linear_attention", MOE: "moe", ATTENTION: "full_attention"}
 EXTRAS = "nano3"  # the config.json key of what plain transformers has no faithful field for
@@ -61,7 +61,7 @@ def load(directory: str | Path, *, device: str = "cpu", dtype: torch.dtype | Non
         model = NemotronH(config)
     state = import_state(_read_tensors(directory, device), config, directory)
     if dtype is not None:
-        state = {name: value if _stays_float32(name) else value.to(dtype) for name, value in state.items()}
+        state = {name: value if name.endswith(FLOAT32) else value.to(dtype) for name, value in state.items()}
     model.load_state_dict(state, assign=True)
     for module in model.modules():  # buffers that no file holds
         for name, value in module._buffers.items():
@@ -157,7 +157,7 @@ def export_state(model: NemotronH, *, dtype: torch.dtype = torch.float32) -> dic
     """The state dict under its names on disk, contiguous, on the CPU."""
     state = {}
     for name, value in model.state_dict().items():
-        value = value.detach().cpu().to(torch.float32 if _stays_float32(name) else dtype)
+        value = value.detach().cpu().to(torch.float32 if name.endswith(FLOAT32) else dtype)
         disk_name = name if name.startswith("lm_head.") else f"backbone.{name}"
         if ".experts." in name:
             stem, matrix = disk_name.rsplit(".", 1)
@@ -189,15 +189,11 @@ def import_state(disk: dict[str, Tensor], config: ModelConfig, where: str | Path
         if state[name].shape != like.shape:
             found, wanted = tuple(state[name].shape), tuple(like.shape)
             raise UserError(f"{where}: {disk_name} has shape {found}, config.json makes it {wanted}")
-        if _stays_float32(name):
+        if name.endswith(FLOAT32):
             state[name] = state[name].float()
     if left:
         raise UserError(f"{where}: {len(left)} unknown tensors, the first: {', '.join(sorted(left)[:5])}")
     return state
-
-
-def _stays_float32(name: str) -> bool:
-    return name.endswith(("A_log", ".D", "dt_bias", "gate.weight", "e_score_correction_bias"))
 
 
 def _require(names: list[str], tensors: dict, where) -> None:

@@ -1,4 +1,16 @@
-"""Mamba-2 mixer."""
+"""The Mamba-2 mixer (Dao and Gu 2024, section 7; Nemotron-H report, section 2.1).
+
+    z, xBC, dt = in_proj(u)                     one projection
+    x, B, C = split(silu(conv(xBC)))            causal depthwise convolution over K tokens, with bias
+    dt = softplus(dt + dt_bias), A = -exp(A_log)
+    y = scan(x, dt, A, B, C) + D x              see scan.py; one recurrent step at a time when decoding
+    out_proj(norm(y * silu(z)))                 RMSNorm per group, after the gate
+
+The time step is not clamped. The scan and A_log, D, dt_bias are float32 whatever the weights are.
+
+b rows, t tokens, h heads, p channels per head, g groups, n state size, K taps; d = h*p inner width,
+c = d + 2*g*n convolved channels.
+"""
 
 import math
 
@@ -8,97 +20,202 @@ from torch import Tensor, nn
 
 from nano3.model.cache import MambaState
 from nano3.model.config import ModelConfig
-
-
-class GatedNorm(nn.Module):
-    def __init__(self, size: int, groups: int, eps: float):
-        super().__init__()
-        self.groups, self.eps = groups, eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        v = (y.float() * F.silu(z.float())).unflatten(-1, (self.groups, -1))
-        v = v * torch.rsqrt(v.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * v.flatten(-2).to(z.dtype)
+from nano3.model.scan import Boundaries, Saved, scan_backward, scan_forward
 
 
 class Mamba2(nn.Module):
+    """Mixes along the sequence with a state of constant size."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         heads, channels = config.mamba_num_heads, config.mamba_conv_size
         self.in_proj = nn.Linear(config.hidden_size, config.mamba_projection_size, bias=False)
-        self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)
+        self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels)  # holds the taps
         self.A_log = nn.Parameter(torch.empty(heads))
-        self.D = nn.Parameter(torch.ones(heads))
+        self.D = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
-        self.norm = GatedNorm(config.mamba_inner_size, config.n_groups, config.layer_norm_epsilon)
+        self.norm = nn.Module()  # gated RMSNorm; a module so that its weight is called norm.weight
+        self.norm.weight = nn.Parameter(torch.empty(config.mamba_inner_size))
         self.out_proj = nn.Linear(config.mamba_inner_size, config.hidden_size, bias=False)
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Everything but the two projections: A = -U(1, 16), and dt log-uniform in [time_step_min, time_step_max]."""
         c = self.config
+        bound = 1 / math.sqrt(c.conv_kernel)
+        nn.init.uniform_(self.conv1d.weight, -bound, bound)
+        nn.init.uniform_(self.conv1d.bias, -bound, bound)
         nn.init.uniform_(self.A_log, 1, 16)
         self.A_log.log_()
         nn.init.ones_(self.D)
+        nn.init.ones_(self.norm.weight)
         nn.init.uniform_(self.dt_bias, math.log(c.time_step_min), math.log(c.time_step_max))
         dt = self.dt_bias.exp().clamp_(min=c.time_step_floor)
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
-    def forward(self, u: Tensor, doc_ids: Tensor | None = None, state: MambaState | None = None) -> Tensor:
+    def forward(
+        self, u: Tensor, bounds: Boundaries | None = None, state: MambaState | None = None, start: bool = True
+    ) -> Tensor:
+        """u [b, t, D] -> [b, t, D]. A `state` is read unless this is the `start` of the text, and updated."""
+        if state is not None and not start and u.shape[1] == 1:
+            return self.step(u, state)
+        projected = self.in_proj(u)
+        with torch.autocast(projected.device.type, enabled=False):
+            y = _Core.apply(
+                projected, self.conv1d.weight, self.conv1d.bias, self.A_log, self.D, self.dt_bias, self.norm.weight,
+                self.config, bounds, state, start,
+            )  # fmt: skip
+        return self.out_proj(y)
+
+    def step(self, u: Tensor, state: MambaState) -> Tensor:
+        """One token per row, u [b, 1, D] -> [b, 1, D]: the recurrence itself."""
         c = self.config
-        b, t, _ = u.shape
-        z, xbc, dt = self.in_proj(u).split([c.mamba_inner_size, c.mamba_conv_size, c.mamba_num_heads], dim=-1)
-        k = c.conv_kernel
-        before = state.conv if state is not None else xbc.new_zeros(b, k - 1, xbc.shape[-1])
-        window = torch.cat([before, xbc], 1)
-        conv = self.conv1d.bias
-        docs = doc_ids if doc_ids is not None else None
-        for s in range(k):
-            tap = window[:, k - 1 - s : k - 1 - s + t]
-            if docs is not None and s:
-                same = F.pad(docs[:, s:] == docs[:, :-s], (s, 0), value=False)
-                tap = tap * same[..., None]
-            conv = conv + tap * self.conv1d.weight[:, 0, k - 1 - s]
+        b, h, p, g, n = u.shape[0], c.mamba_num_heads, c.mamba_head_dim, c.n_groups, c.ssm_state_size
+        z, xbc, dt = self.in_proj(u.squeeze(1)).split([c.mamba_inner_size, c.mamba_conv_size, h], dim=-1)
+        window = torch.cat([state.conv, xbc[:, None]], 1)  # [b, K, c]
+        state.conv = window[:, 1:]
+        taps = self.conv1d.weight.squeeze(1).T
+        xbc = F.silu((window * taps).sum(1) + self.conv1d.bias).float()
+        x, B, C = xbc.split([h * p, g * n, g * n], dim=-1)
+
+        dt = F.softplus(dt.float() + self.dt_bias.float())  # [b, h]
+        decay = torch.exp(dt * -self.A_log.float().exp())
+        state.ssm = state.ssm * decay[..., None, None]
+        x = x.view(b, h, p)
+        grouped = state.ssm.view(b, g, -1, n)
+        grouped.addcmul_((x * dt[..., None]).view(b, g, -1, 1), B.view(b, g, 1, n))
+        y = torch.matmul(grouped, C.view(b, g, n, 1)).view(b, h, p)
+        y = torch.addcmul(y, x, self.D.float()[:, None]).view(b, h * p)
+        y, _, _ = gated_norm(y, z.float(), self.norm.weight.float(), g, c.layer_norm_epsilon)
+        return self.out_proj(y.to(u.dtype))[:, None]
+
+
+class _Core(torch.autograd.Function):
+    """Everything between the two projections, with one backward pass over preallocated gradients."""
+
+    @staticmethod
+    def forward(ctx, projected, taps, bias, A_log, D, dt_bias, norm_weight, config, bounds, state, start):
+        d, h, g, n = config.mamba_inner_size, config.mamba_num_heads, config.n_groups, config.ssm_state_size
+        b, t, _ = projected.shape
+        full = projected.float()
+        z, xbc, raw_dt = full.split([d, config.mamba_conv_size, h], dim=-1)
+        taps, bias = taps.float().squeeze(1).T.contiguous(), bias.float()  # [K, c]
+        before = state.conv.float() if state is not None and not start else None
+        convolved = convolve(xbc, taps, bias, bounds.taps, before)
         if state is not None:
-            last = window[:, t:]
-            if docs is not None:
-                last = last * F.pad(docs, (k - 1, 0), value=-1)[:, t:, None].eq(docs[:, -1:, None])
-            state.conv = last
-        conv = F.silu(conv)
-        x, B, C = conv.split([c.mamba_inner_size, c.n_groups * c.ssm_state_size, c.n_groups * c.ssm_state_size], -1)
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        A = -self.A_log.float().exp()
-        r = c.mamba_num_heads // c.n_groups
-        x = x.float().view(b, t, c.mamba_num_heads, c.mamba_head_dim)
-        B = B.float().view(b, t, c.n_groups, -1).repeat_interleave(r, 2)
-        C = C.float().view(b, t, c.n_groups, -1).repeat_interleave(r, 2)
-        y, final = scan(x, dt, A, B, C, c.chunk_size, doc_ids, state.ssm if state is not None else None)
+            state.conv = last_inputs(xbc, before, bounds.taps, config.conv_kernel - 1).to(projected.dtype)
+        active = F.silu(convolved)
+        x, B, C = active.split([d, g * n, g * n], dim=-1)
+        dt = F.softplus(raw_dt + dt_bias.float())
+        A, D = -A_log.float().exp(), D.float()
+        y, final, saved = scan_forward(
+            x.view(b, t, h, -1), dt, A, B.view(b, t, g, n), C.view(b, t, g, n), D, bounds,
+            state.ssm if state is not None and not start else None,
+        )  # fmt: skip
         if state is not None:
             state.ssm = final
-        y = y + x * self.D[:, None]
-        return self.out_proj(self.norm(y.flatten(2), z))
+        out, normed, scale = gated_norm(y.flatten(2), z, norm_weight.float(), g, config.layer_norm_epsilon)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(projected, taps, A, D, dt_bias, norm_weight)
+            ctx.kept = convolved, saved, y, normed, scale, bounds, config
+        return out.to(projected.dtype)
+
+    @staticmethod
+    def backward(ctx, dout):
+        projected, taps, A, D, dt_bias, norm_weight = ctx.saved_tensors
+        convolved, saved, y, normed, scale, bounds, config = ctx.kept
+        d, c, h, g = config.mamba_inner_size, config.mamba_conv_size, config.mamba_num_heads, config.n_groups
+        b, t, _ = projected.shape
+        full = projected.float()
+        dfull = torch.empty_like(full)
+        z, xbc, raw_dt = full.split([d, c, h], dim=-1)
+        dz, dxbc, draw_dt = dfull.split([d, c, h], dim=-1)
+
+        dy, dnorm_weight = gated_norm_backward(
+            dout.float(), y.flatten(2), z, norm_weight.float(), normed, scale, dz
+        )
+        dactive = torch.empty_like(convolved)
+        dx, dB, dC = dactive.split([d, (c - d) // 2, (c - d) // 2], dim=-1)
+        ddt, dA, dB_, dC_, dD = scan_backward(dy.view(b, t, h, -1), A, D, bounds, saved, dx.view(b, t, h, -1))
+        dB.view(dB_.shape).copy_(dB_)
+        dC.view(dC_.shape).copy_(dC_)
+        torch.mul(ddt, torch.sigmoid(raw_dt + dt_bias.float()), out=draw_dt)
+        dconvolved = torch.ops.aten.silu_backward(dactive, convolved)
+        dtaps = convolve_backward(dconvolved, xbc, taps, bounds.taps, dxbc)
+        return (
+            dfull.to(projected.dtype), dtaps.T[:, None].contiguous(), sum_tokens(dconvolved), dA * A, dD,
+            sum_tokens(draw_dt), dnorm_weight, None, None, None, None,
+        )  # fmt: skip
 
 
-def scan(x, dt, A, B, C, q, doc_ids, initial):
-    b, t, h, p = x.shape
-    if doc_ids is None:
-        doc_ids = torch.zeros(b, t, dtype=torch.int64)
-    state = initial if initial is not None else x.new_zeros(b, h, p, B.shape[-1])
-    ys = []
-    prev = doc_ids[:, :1]
-    for i in range(0, t, q):
-        s = slice(i, i + q)
-        docs = doc_ids[:, s]
-        a = (dt[:, s] * A).double().cumsum(1).transpose(1, 2)  # b h q
-        same = (docs[:, :, None] == docs[:, None, :]).tril()[:, None]
-        L = torch.exp((a[..., :, None] - a[..., None, :]).masked_fill(~same, -torch.inf)).float()
-        G = torch.einsum("blhn,bshn->bhls", C[:, s], B[:, s])
-        xw = x[:, s] * dt[:, s, :, None]
-        y = torch.einsum("bhls,bshp->blhp", G * L, xw)
-        into = (a.exp().float() * (docs == prev)[:, None]).transpose(1, 2)
-        y = y + torch.einsum("blhn,bhpn->blhp", C[:, s] * into[..., None], state)
-        prev = docs[:, -1:]
-        out = L[:, :, -1].transpose(1, 2)
-        state = state * into[:, -1, :, None, None] + torch.einsum("blhn,blhp->bhpn", B[:, s] * out[..., None], xw)
-        ys.append(y)
-    return torch.cat(ys, 1), state
+def convolve(x: Tensor, taps: Tensor, bias: Tensor, same: list[Tensor] | None, before: Tensor | None) -> Tensor:
+    """Causal depthwise convolution: x [b, t, c], taps [K, c] (the last one is for the token itself) -> [b, t, c].
+
+    `same[k-1]` [b, t, 1] is zero where the token k places back is of another document; `before` [b, K-1, c] are
+    the inputs ahead of x (None: zeros). As K shifted multiply-adds: an order of magnitude faster than conv1d on a CPU.
+    """
+    last = taps.shape[0] - 1
+    if before is not None:
+        t = x.shape[1]
+        x = torch.cat([before, x], 1)
+        return sum((x[:, i : i + t] * taps[i] for i in range(last + 1)), bias)
+    y = torch.addcmul(bias, x, taps[last])
+    for k in range(1, min(last, x.shape[1] - 1) + 1):
+        earlier = x[:, :-k] if same is None else x[:, :-k] * same[k - 1][:, k:]
+        y[:, k:].addcmul_(earlier, taps[last - k])
+    return y
+
+
+def convolve_backward(dy: Tensor, x: Tensor, taps: Tensor, same: list[Tensor] | None, dx: Tensor) -> Tensor:
+    """Writes the gradient of x into dx [b, t, c] and returns that of the taps [K, c]."""
+    last = taps.shape[0] - 1
+    torch.mul(dy, taps[last], out=dx)
+    dtaps = torch.zeros_like(taps)
+    dtaps[last] = sum_tokens(dy * x)
+    for k in range(1, min(last, x.shape[1] - 1) + 1):
+        later = dy[:, k:] if same is None else dy[:, k:] * same[k - 1][:, k:]
+        dx[:, :-k].addcmul_(later, taps[last - k])
+        dtaps[last - k] = sum_tokens(later * x[:, :-k])
+    return dtaps
+
+
+def last_inputs(x: Tensor, before: Tensor | None, same: list[Tensor] | None, count: int) -> Tensor:
+    """The last `count` inputs of the convolution [b, count, c], zero where they are of an earlier document."""
+    if before is None:
+        before = x.new_zeros(x.shape[0], count, x.shape[2])
+    tail = torch.cat([before, x[:, -count:]], 1)[:, -count:]
+    if same is None:
+        return tail
+    kept = torch.ones_like(tail[..., :1])
+    for back in range(1, min(count, x.shape[1])):  # the input `back` places before the last token
+        kept[:, count - 1 - back] = same[back - 1][:, -1]
+    return tail * kept
+
+
+def gated_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """RMSNorm(y * silu(z)) within each of `groups` equal slices of the last axis, y and z [.., d].
+
+    Returns the result, the normalised values before `weight` [.., g, d/g], and 1/rms [.., g, 1].
+    """
+    gated = (y * F.silu(z)).unflatten(-1, (groups, -1))
+    scale = torch.rsqrt(gated.square().mean(-1, keepdim=True).add_(eps))
+    normed = gated.mul_(scale)
+    return normed.flatten(-2) * weight, normed, scale
+
+
+def gated_norm_backward(
+    dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, normed: Tensor, scale: Tensor, dz: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Writes the gradient of z into dz and returns those of y and of the weight."""
+    product = dout * normed.view_as(dout)
+    dweight = sum_tokens(product)
+    along = product.mul_(weight).view_as(normed).mean(-1, keepdim=True)
+    dgated = torch.addcmul((dout * weight).view_as(normed), normed, along, value=-1).mul_(scale).view_as(dout)
+    dz.copy_(torch.ops.aten.silu_backward(dgated * y, z))
+    return dgated.mul_(F.silu(z)), dweight
+
+
+def sum_tokens(x: Tensor) -> Tensor:
+    """Sum of [b, t, c] over b and t. In two steps: one over a strided tensor is many times slower on a CPU."""
+    return x.sum(1).sum(0)

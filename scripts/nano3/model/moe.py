@@ -1,4 +1,17 @@
-"""Mixture of experts."""
+"""Mixture of experts with a sigmoid router and a shared expert (Nemotron 3 Nano report, sections 2.1 and 2.4).
+
+    score = sigmoid(W_r x)                                       float32, one per expert
+    chosen = top-k of (score + bias)                             the bias takes part in the choice only
+    weight = 2.5 * score / sum of the chosen scores
+    y = sum over chosen e of weight_e f_e(x)  +  f_shared(x)     f(x) = W_down relu(W_up x)^2
+
+Load is balanced without touching the loss: after each step the bias of an expert that got more than its share of tokens
+goes down by a fixed rate, that of the others up (DeepSeek-V3, section 2.1.2). A small balance loss per sequence comes on top.
+
+N tokens, D residual width, E experts, k experts per token, F expert width; S = N*k slots, a slot being one
+token at one of its experts. Both expert matrices are stored [E, F, D], so that all experts together are one
+[E*F, D] matrix.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,58 +19,171 @@ from torch import Tensor, nn
 
 from nano3.model.config import ModelConfig
 
+# Below this many multiply-adds per expert (N * D * F), every expert sees every token in two large products:
+# cheaper than sorting tokens and many small products. Measured on a CPU.
+DENSE_BELOW = 2_000_000
+
 
 class Router(nn.Module):
+    """Scores the experts for a token; float32 even under autocast."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.k, self.scale = config.num_experts_per_tok, config.routed_scaling_factor
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
-    def forward(self, x: Tensor):
-        scores = F.linear(x.float(), self.weight.float()).sigmoid()
-        experts = (scores + self.e_score_correction_bias).topk(self.k, dim=-1, sorted=False).indices
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, D] -> scores [N, E], weights [N, k], experts [N, k] int64."""
+        with torch.autocast(x.device.type, enabled=False):
+            scores = F.linear(x.float(), self.weight.float()).sigmoid()
+        experts = (scores.detach() + self.e_score_correction_bias).topk(self.k, dim=-1, sorted=False).indices
         weights = scores.gather(1, experts)
-        weights = self.scale * weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        weights = weights * (self.scale / (weights.sum(-1, keepdim=True) + 1e-20))
         return scores, weights, experts
 
 
 class Experts(nn.Module):
+    """All routed experts of a layer."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         shape = (config.n_routed_experts, config.moe_intermediate_size, config.hidden_size)
-        self.up_proj = nn.Parameter(torch.empty(shape))
-        self.down_proj = nn.Parameter(torch.empty(shape))
+        self.up_proj = nn.Parameter(torch.empty(shape))  # [E, F, D]
+        self.down_proj = nn.Parameter(torch.empty(shape))  # [E, F, D]: transposed against the usual [D, F]
 
-    def forward(self, x, weights, experts):
-        y = torch.zeros_like(x)
-        for e in range(self.up_proj.shape[0]):
-            token, slot = torch.where(experts == e)
-            h = F.relu(x[token] @ self.up_proj[e].T).square() @ self.down_proj[e]
-            y = y.index_add(0, token, h * weights[token, slot, None])
-        return y
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """x [N, D], weights and experts [N, k] -> [N, D]."""
+        up, down = self.up_proj, self.down_proj
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
+        if not torch.is_grad_enabled() and x.shape[0] * up.shape[1] * up.shape[2] < DENSE_BELOW:
+            return dense_experts(x, weights, experts, up, down)
+        with torch.autocast(x.device.type, enabled=False):
+            return _SortedExperts.apply(x, weights, experts, up, down)
+
+
+def dense_experts(x: Tensor, weights: Tensor, experts: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Every expert on every token, weight zero where it was not chosen."""
+    e, width, _ = up.shape
+    gates = torch.zeros(x.shape[0], e, dtype=weights.dtype, device=x.device).scatter_(1, experts, weights)
+    hidden = F.relu(F.linear(x, up.flatten(0, 1))).square_().view(-1, e, width)
+    return hidden.mul_(gates.to(x.dtype)[..., None]).flatten(1) @ down.flatten(0, 1)
+
+
+class _SortedExperts(torch.autograd.Function):
+    """Slots sorted by expert, one pair of products per expert, and sums over a token's slots in a fixed order.
+
+    Nothing is added by scatter, so results are the same bits on every run.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weights, experts, up, down):
+        n, k = experts.shape
+        order = experts.flatten().argsort(stable=True)  # [S] slots (token * k + choice) by expert
+        place = torch.empty_like(order)
+        place[order] = torch.arange(n * k, device=order.device)  # where a slot went
+        sizes = torch.bincount(experts.flatten(), minlength=up.shape[0]).tolist()
+        token = order.div(k, rounding_mode="floor")
+        gathered = x.index_select(0, token)  # [S, D]
+        hidden = x.new_empty(n * k, up.shape[1])
+        out = torch.empty_like(gathered)
+        for e, rows in _segments(sizes):
+            torch.mm(gathered[rows], up[e].T, out=hidden[rows])
+        hidden.relu_()
+        squared = hidden.square()
+        for e, rows in _segments(sizes):
+            torch.mm(squared[rows], down[e], out=out[rows])
+        place = place.view(n, k)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(gathered, hidden, squared, out, weights, order, token, place, up, down)
+            ctx.sizes = sizes
+        return _sum_slots(out, place, weights)
+
+    @staticmethod
+    def backward(ctx, dy):
+        gathered, hidden, squared, out, weights, order, token, place, up, down = ctx.saved_tensors
+        n, k = weights.shape
+        dgathered_y = dy.index_select(0, token)  # [S, D]
+        dweights = (out * dgathered_y).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
+        dout = dgathered_y.mul_(weights.flatten().index_select(0, order)[:, None])
+        dup, ddown = torch.zeros_like(up), torch.zeros_like(down)
+        dhidden = torch.empty_like(hidden)
+        for e, rows in _segments(ctx.sizes):
+            torch.mm(squared[rows].T, dout[rows], out=ddown[e])
+            torch.mm(dout[rows], down[e].T, out=dhidden[rows])
+        dhidden.mul_(hidden).mul_(2)  # hidden = relu(.) is zero where relu has no gradient
+        dx_slots = torch.empty_like(gathered)
+        for e, rows in _segments(ctx.sizes):
+            torch.mm(dhidden[rows].T, gathered[rows], out=dup[e])
+            torch.mm(dhidden[rows], up[e], out=dx_slots[rows])
+        return _sum_slots(dx_slots, place, None), dweights, None, dup, ddown
+
+
+def _segments(sizes: list[int]):
+    """(expert, its rows) of slots sorted by expert, leaving out experts without tokens."""
+    start = 0
+    for e, size in enumerate(sizes):
+        if size:
+            yield e, slice(start, start + size)
+        start += size
+
+
+def _sum_slots(values: Tensor, place: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over each token's k slots of sorted values [S, D], optionally weighted [N, k] -> [N, D]."""
+    total = None
+    for choice in range(place.shape[1]):
+        value = values.index_select(0, place[:, choice])
+        if weights is None:
+            total = value if total is None else total.add_(value)
+        else:
+            weight = weights[:, choice, None].to(values.dtype)
+            total = value.mul_(weight) if total is None else total.addcmul_(value, weight)
+    return total
 
 
 class SharedExpert(nn.Module):
+    """The expert that every token visits."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.moe_shared_expert_intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.moe_shared_expert_intermediate_size, config.hidden_size, bias=False)
+        width = config.moe_shared_expert_intermediate_size
+        self.up_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
 
-    def forward(self, x):
-        return self.down_proj(F.relu(self.up_proj(x)).square())
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(_ReluSquared.apply(self.up_proj(x)))
+
+
+class _ReluSquared(torch.autograd.Function):
+    """relu(x)^2, keeping one tensor for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    def backward(ctx, dy):
+        (positive,) = ctx.saved_tensors
+        return (dy * positive).mul_(2)
 
 
 class MoE(nn.Module):
+    """Routed experts plus the shared one."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate = Router(config)
         self.experts = Experts(config)
         self.shared_experts = SharedExpert(config)
         self.register_buffer("counts", torch.zeros(config.n_routed_experts, dtype=torch.int64), persistent=False)
-        self.scores = None
+        self.scores: Tensor | None = None  # [b, t, E] of the last training forward, for the balance loss
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [b, t, D] -> [b, t, D]."""
         b, t, _ = x.shape
         flat = x.flatten(0, 1)
         scores, weights, experts = self.gate(flat)
@@ -66,9 +192,22 @@ class MoE(nn.Module):
             self.scores = scores.view(b, t, -1)
         return (self.experts(flat, weights, experts) + self.shared_experts(flat)).view_as(x)
 
+    @torch.no_grad()
+    def update_bias(self, rate: float) -> None:
+        """Move each expert's bias by `rate` towards an even load, by the counts since the last update; reset them."""
+        load = self.counts.double()
+        self.gate.e_score_correction_bias.add_((load.mean() - load).sign().float(), alpha=rate)
+        self.counts.zero_()
+
     def balance_loss(self) -> Tensor:
-        s, k = self.scores, self.gate.k
-        e = s.shape[-1]
-        chosen = torch.zeros_like(s).scatter_(-1, s.topk(k, -1).indices, 1.0).mean(1) * (e / k)
-        share = (s / s.sum(-1, keepdim=True)).mean(1)
-        return (chosen * share).sum(-1).mean()
+        """Balance loss per sequence, averaged over the rows of the last training forward (1 when perfectly even).
+
+        DeepSeek-V3, equations 17-20: sum over experts of (share of top-k choices * E) * (mean normalised score).
+        """
+        if self.scores is None:
+            raise RuntimeError("balance_loss() needs a forward pass in training mode first")
+        scores, k = self.scores, self.gate.k
+        chosen = torch.zeros_like(scores).scatter_(-1, scores.topk(k, dim=-1).indices, 1.0)
+        share = chosen.mean(1) * (scores.shape[-1] / k)  # [b, E]
+        likely = (scores / (scores.sum(-1, keepdim=True) + 1e-20)).mean(1)
+        return (share * likely).sum(-1).mean()

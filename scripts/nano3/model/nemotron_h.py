@@ -1,4 +1,12 @@
-"""Nemotron-H language model."""
+"""Nemotron-H: a stack of pre-norm residual layers, each with exactly one mixer.
+
+    x = embeddings(ids);  x = x + mixer(norm(x)) per layer;  logits = lm_head(norm_f(x))
+
+The mixer of a layer is Mamba-2 (M), a mixture of experts (E) or attention (*), as `config.pattern` says. There are
+no position codes, no biases outside the convolution, no dropout, and the two embedding tables are not tied.
+
+b rows, t tokens, D residual width, V vocabulary.
+"""
 
 import math
 
@@ -11,30 +19,15 @@ from nano3.model.cache import Cache
 from nano3.model.config import ATTENTION, MAMBA, MOE, ModelConfig
 from nano3.model.mamba2 import Mamba2
 from nano3.model.moe import MoE
+from nano3.model.scan import find_boundaries
 
 MIXERS = {MAMBA: Mamba2, MOE: MoE, ATTENTION: Attention}
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        v = x.float()
-        v = v * torch.rsqrt(v.square().mean(-1, keepdim=True) + self.eps)
-        return (self.weight.float() * v).to(x.dtype)
-
-
-class Block(nn.Module):
-    def __init__(self, config: ModelConfig, letter: str):
-        super().__init__()
-        self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
-        self.mixer = MIXERS[letter](config)
+FLOAT32 = ("A_log", ".D", "dt_bias", "gate.weight", "e_score_correction_bias")  # name endings; see `cast`
 
 
 class NemotronH(nn.Module):
+    """The language model. Fresh weights come from torch's global random generator."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -46,53 +39,117 @@ class NemotronH(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
+        """Normal weights; those that write into the residual stream are smaller by sqrt(number of layers)."""
         std = self.config.initializer_range
         residual = std / math.sqrt(self.config.num_layers) if self.config.rescale_prenorm_residual else std
         for name, parameter in self.named_parameters():
-            if parameter.ndim < 2 or "conv1d" in name:
-                continue
-            into_residual = name.endswith(("out_proj.weight", "o_proj.weight", "down_proj", "down_proj.weight"))
-            nn.init.normal_(parameter, std=residual if into_residual else std)
+            if "norm" in name:
+                nn.init.ones_(parameter)
+            elif "out_proj" in name or "o_proj" in name or "down_proj" in name:
+                nn.init.normal_(parameter, std=residual)
+            elif parameter.ndim > 1:
+                nn.init.normal_(parameter, std=std)
         for block in self.layers:
             if isinstance(block.mixer, Mamba2):
                 block.mixer.reset_parameters()
 
     def forward(self, input_ids: Tensor, *, doc_ids: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        return F.linear(self.hidden(input_ids, doc_ids=doc_ids, cache=cache), self.lm_head.weight).float()
+        """input_ids [b, t] int64 -> logits [b, t, V] float32. See `hidden`."""
+        return self.lm_head(self.hidden(input_ids, doc_ids=doc_ids, cache=cache)).float()
 
     def hidden(self, input_ids: Tensor, *, doc_ids: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Final normed states [b, t, D], for losses that do not need every logit.
+
+        doc_ids [b, t] int, non-decreasing along a row: nothing crosses where they change, in any layer.
+        `cache` continues the text it holds and is updated in place; doc_ids may only accompany its first tokens.
+        """
+        t, c = input_ids.shape[1], self.config
         x = self.embeddings(input_ids)
-        mask = attention_mask(doc_ids, cache, input_ids.shape[1])
+        start = cache is None or cache.length == 0
+        mask = attention_mask(doc_ids, cache, t) if ATTENTION in c.pattern else None
+        bounds = find_boundaries(doc_ids, t, c.chunk_size, c.conv_kernel, x.device)
         for i, block in enumerate(self.layers):
             state = cache.layers[i] if cache is not None else None
             u = block.norm(x)
-            if isinstance(block.mixer, Mamba2):
-                u = block.mixer(u, doc_ids, state)
-            elif isinstance(block.mixer, Attention):
-                u = block.mixer(u, mask, state, cache)
-            else:
-                u = block.mixer(u)
+            match c.pattern[i]:
+                case "M":
+                    u = block.mixer(u, bounds, state, start)
+                case "E":
+                    u = block.mixer(u)
+                case "*":
+                    u = block.mixer(u, mask, state, cache)
             x = x + u
         if cache is not None:
-            cache.length += input_ids.shape[1]
+            cache.length += t
         return self.norm_f(x)
+
+    def expert_counts(self) -> Tensor:
+        """Tokens per expert in training forwards since the last `update_expert_bias`: [MoE layers, experts] int64."""
+        return torch.stack([moe.counts for moe in self._moe_layers()])
+
+    def update_expert_bias(self, rate: float) -> None:
+        """Auxiliary-loss-free balancing: once per optimizer step, from the counts, which then start anew."""
+        for moe in self._moe_layers():
+            moe.update_bias(rate)
+
+    def balance_loss(self) -> Tensor:
+        """Sequence-level balance loss of the last training forward, summed over MoE layers, without coefficient."""
+        return sum((moe.balance_loss() for moe in self._moe_layers()), start=self.lm_head.weight.new_zeros(()))
+
+    def freeze_router(self, frozen: bool = True) -> None:
+        """Stop (or resume) learning the routers' weights; their bias still follows the load."""
+        for moe in self._moe_layers():
+            moe.gate.weight.requires_grad_(not frozen)
 
     def _moe_layers(self) -> list[MoE]:
         return [block.mixer for block in self.layers if isinstance(block.mixer, MoE)]
 
-    def expert_counts(self) -> Tensor:
-        return torch.stack([moe.counts for moe in self._moe_layers()])
 
-    @torch.no_grad()
-    def update_expert_bias(self, rate: float) -> None:
-        for moe in self._moe_layers():
-            load = moe.counts.double()
-            moe.gate.e_score_correction_bias += (rate * (load.mean() - load).sign()).float()
-            moe.counts.zero_()
+class Block(nn.Module):
+    """One layer: its pre-norm and its mixer."""
 
-    def balance_loss(self) -> Tensor:
-        return sum(moe.balance_loss() for moe in self._moe_layers())
+    def __init__(self, config: ModelConfig, letter: str):
+        super().__init__()
+        self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.mixer = MIXERS[letter](config)
 
-    def freeze_router(self, frozen: bool = True) -> None:
-        for moe in self._moe_layers():
-            moe.gate.weight.requires_grad_(not frozen)
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in float32."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _RMSNorm.apply(x, self.weight, self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Two tensors kept and few passes over memory, where the composed operations keep five."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        full = x.float()
+        scale = torch.rsqrt(full.square().mean(-1, keepdim=True).add_(eps))
+        ctx.save_for_backward(x, weight, scale)
+        return (full * scale).mul_(weight.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight, scale = ctx.saved_tensors
+        normed = x.float() * scale
+        product = dy.float() * normed
+        dweight = product.flatten(0, -2).sum(0)
+        along = product.mul_(weight.float()).mean(-1, keepdim=True)
+        dx = torch.addcmul(dy.float() * weight.float(), normed, along, value=-1).mul_(scale)
+        return dx.to(x.dtype), dweight.to(weight.dtype), None
+
+
+def cast(model: NemotronH, dtype: torch.dtype) -> NemotronH:
+    """Matrices and embeddings to `dtype`, in place; routers and A_log, D, dt_bias stay float32 (unlike `model.to`)."""
+    for name, parameter in model.named_parameters():
+        if not name.endswith(FLOAT32):
+            parameter.data = parameter.data.to(dtype)
+    return model

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from nano3.chat.packing import PAD_ID, pack
 
 ROW_TOKENS = 512  # longer rows waste time in attention between sequences, shorter ones pad more
+BLOCK_LOGITS = 2**26  # 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,10 @@ def pack_responses(
     capacity = max(*lengths, min(ROW_TOKENS, micro_batch_tokens))
     rows = [[chosen[i] for i in row] for row in pack(lengths, capacity, "first_fit_decreasing")]
     rows_at_once = max(1, micro_batch_tokens // capacity)
-    return [
-        _batch(rows[i : i + rows_at_once], prompts, responses) for i in range(0, len(rows), rows_at_once)
-    ]
+    return [_batch(rows[i : i + rows_at_once], prompts, responses) for i in range(0, len(rows), rows_at_once)]
 
 
-def _batch(
-    rows: list[list[int]], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-) -> PackedBatch:
+def _batch(rows: list[list[int]], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> PackedBatch:
     width = max(sum(len(prompts[i]) + len(responses[i]) for i in row) for row in rows)
     input_ids = torch.full((len(rows), width), PAD_ID, dtype=torch.int64)
     doc_ids = torch.empty((len(rows), width), dtype=torch.int64)
@@ -76,5 +74,19 @@ def response_logprobs(model, batch: PackedBatch) -> Tensor:
     device = model.lm_head.weight.device
     hidden = model.hidden(batch.input_ids.to(device), doc_ids=batch.doc_ids.to(device))
     states = hidden.flatten(0, 1)[batch.position.to(device)]  # [N, H]
-    logits = F.linear(states, model.lm_head.weight).float()
-    return -F.cross_entropy(logits, batch.target.to(device), reduction="none")
+    return token_logprobs(states, model.lm_head.weight, batch.target.to(device))
+
+
+def token_logprobs(states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """log p(target) of every state: states [N, H], head [V, H], targets [N] -> [N] float32.
+
+    Never holds more than BLOCK_LOGITS logits: beyond that, blocks are computed again in the backward pass."""
+    rows = max(1, BLOCK_LOGITS // head.shape[0])
+    if len(targets) <= rows:
+        return _block(states, head, targets)
+    blocks = zip(states.split(rows), targets.split(rows), strict=True)
+    return torch.cat([checkpoint(_block, part, head, target, use_reentrant=False) for part, target in blocks])
+
+
+def _block(states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    return -F.cross_entropy(F.linear(states, head).float(), targets, reduction="none")

@@ -72,8 +72,4 @@ def prompts_of_step(
     shares = environment_shares({name: len(indices) for name, indices in by_environment.items()}, ratio)
     before = prompts_before(step, per_step, shares)
     after = prompts_before(step + 1, per_step, shares)
-    return [
-        index
-        for name in shares
-        for index in shuffled(by_environment[name], seed, name, before[name], after[name])
-    ]
+    return [index for name in shares for index in shuffled(by_environment[name], seed, name, before[name], after[name])]

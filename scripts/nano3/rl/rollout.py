@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano3.chat.template import render
+from nano3.chat.request import messages_of
+from nano3.chat.template import render, template_of
+from nano3.data.tokenizer import END_OF_TEXT, IM_END
+from nano3.data.tokenizer import load as load_tokenizer
 from nano3.environments import verify
 from nano3.errors import UserError
 from nano3.rl.order import derived_seed
 
-STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
+STOP_TOKENS = (IM_END, END_OF_TEXT)
 BATCH_ROWS = 256  # responses generated at once
 
 
@@ -36,7 +39,7 @@ class ChatTokenizer:
     """Tokenizer and chat template of a model directory."""
 
     tokenizer: Any  # tokenizers.Tokenizer
-    template: str | None  # Jinja source; None: the shipped one
+    template: str  # Jinja source
     stop_ids: tuple[int, ...]
 
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
@@ -45,10 +48,8 @@ class ChatTokenizer:
 
     def prompt_text(self, row: dict[str, Any]) -> str:
         """The same as text."""
-        request = row["responses_create_params"]
-        turns = request["input"]
-        messages = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
-        return render(messages, request.get("tools"), add_generation_prompt=True, template=self.template)
+        messages, tools = messages_of(row["responses_create_params"])
+        return render(messages, tools, add_generation_prompt=True, template=self.template)
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens readable."""
@@ -56,24 +57,12 @@ class ChatTokenizer:
 
 
 def load_chat_tokenizer(model: Path) -> ChatTokenizer:
-    """Tokenizer and template of a Hugging Face model directory. Raises UserError if it has no tokenizer."""
-    from tokenizers import Tokenizer
-
-    file = Path(model) / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"{model} has no tokenizer.json; a model directory carries its tokenizer with it")
-    tokenizer = Tokenizer.from_file(str(file))
+    """Tokenizer and template of a Hugging Face model directory. Raises UserError if it lacks what chats need."""
+    tokenizer = load_tokenizer(model)
     stops = [tokenizer.token_to_id(token) for token in STOP_TOKENS]
     if None in stops:
-        raise UserError(f"{file} lacks one of the stop tokens {', '.join(STOP_TOKENS)}")
-    return ChatTokenizer(tokenizer, _template(Path(model)), tuple(stops))
-
-
-def _template(model: Path) -> str | None:
-    if (model / "chat_template.jinja").is_file():
-        return (model / "chat_template.jinja").read_text()
-    config = model / "tokenizer_config.json"
-    return json.loads(config.read_text()).get("chat_template") if config.is_file() else None
+        raise UserError(f"the tokenizer in {model} lacks one of the stop tokens {', '.join(STOP_TOKENS)}")
+    return ChatTokenizer(tokenizer, template_of(Path(model)), tuple(stops))
 
 
 def read_prompts(file: Path) -> list[dict[str, Any]]:
@@ -141,9 +130,7 @@ def rollouts(
             seed=derived_seed(seed, "batch", start),
         )
         completions.update(zip(chosen, written, strict=True))
-    return [
-        _scored(rows[i // generations], prompt, completions[i], chat) for i, prompt in enumerate(prompts)
-    ]
+    return [_scored(rows[i // generations], prompt, completions[i], chat) for i, prompt in enumerate(prompts)]
 
 
 def _scored(row: dict[str, Any], prompt: list[int], completion: Any, chat: ChatTokenizer) -> Rollout:
@@ -163,15 +150,8 @@ def _scored(row: dict[str, Any], prompt: list[int], completion: Any, chat: ChatT
     )
 
 
-def trajectory(rollout: Rollout, chat: ChatTokenizer, **more: Any) -> dict[str, Any]:
-    """A rollout as one JSON object for people and tools: texts, tokens, log-probabilities and score."""
-    record = asdict(rollout)
-    record["logprobs"] = [round(value, 6) for value in rollout.logprobs]
-    return {**more, **record, "prompt_text": chat.text(rollout.prompt)}
-
-
-def sample(rollout: Rollout, chat: ChatTokenizer, **more: Any) -> dict[str, Any]:
-    """A rollout as one JSON object for the report: texts and score only."""
+def readable(rollout: Rollout, chat: ChatTokenizer, **more: Any) -> dict[str, Any]:
+    """A rollout as one JSON object for people: texts and score, and what `more` adds."""
     return {
         **more,
         "id": rollout.prompt_id,

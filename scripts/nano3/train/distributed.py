@@ -41,6 +41,18 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        if self.size == 1:
+            return flag
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return bool(self.sum(torch.tensor(int(flag), device=device)))
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def from_leader(self, value: Any = None) -> Any:
         """The leader's value, on every process."""
         if self.size == 1:

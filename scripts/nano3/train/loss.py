@@ -17,15 +17,17 @@ def summed_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, loss_mas
 
     hidden [B, T, H], head [V, H] (the language-model head), targets int64 [B, T], loss_mask [B, T]."""
     counted = loss_mask > 0
-    return _SummedCrossEntropy.apply(hidden[counted], head, targets[counted])
+    return _SummedCrossEntropy.apply(hidden[counted].to(_arithmetic(hidden)), head, targets[counted])
 
 
 @torch.no_grad()
 def cross_entropies(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """-log p(target) of every position in nats, float32 [N], without gradient. hidden [N, H], targets [N]."""
+    hidden = hidden.to(_arithmetic(hidden))
+    weight = head.to(hidden.dtype)
     result = torch.empty(len(targets), device=hidden.device)
     for part in _blocks(hidden, head):
-        logits = (hidden[part] @ head.to(hidden.dtype).T).float()
+        logits = (hidden[part] @ weight.T).float()
         result[part] = logits.logsumexp(-1) - logits.gather(-1, targets[part, None]).squeeze(-1)
     return result
 
@@ -38,7 +40,7 @@ class _SummedCrossEntropy(Function):
 
     @staticmethod
     def _loss_and_gradients(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        weight = head.to(hidden.dtype)  # under autocast hidden states are bfloat16 and the head's master is not
+        weight = head.to(hidden.dtype)
         loss = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
         head_gradient = torch.zeros_like(head)
@@ -63,6 +65,12 @@ class _SummedCrossEntropy(Function):
     def backward(ctx, outer: Tensor) -> tuple[Tensor, Tensor, None]:
         hidden_gradient, head_gradient = ctx.saved_tensors
         return hidden_gradient * outer.to(hidden_gradient.dtype), head_gradient * outer, None
+
+
+def _arithmetic(hidden: Tensor) -> torch.dtype:
+    """The type that matrix products are computed in: autocast's where it is on."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _blocks(hidden: Tensor, head: Tensor) -> list[slice]:

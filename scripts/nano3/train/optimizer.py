@@ -96,7 +96,5 @@ def load_state(optimizer: torch.optim.Optimizer, file: Path) -> None:
 
 def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
     return [
-        pair
-        for group in optimizer.param_groups
-        for pair in zip(group["param_names"], group["params"], strict=True)
+        pair for group in optimizer.param_groups for pair in zip(group["param_names"], group["params"], strict=True)
     ]

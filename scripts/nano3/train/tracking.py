@@ -1,8 +1,8 @@
 """Metrics of a training stage: two JSONL files, console lines, and W&B as a mirror.
 
-    metrics.jsonl   one object per optimizer step, and one with "split": "valid" per validation; the same bytes for
-                    the same recipe and data
-    timing.jsonl    step, seconds, tokens_per_second, peak_memory_bytes; differs from run to run
+metrics.jsonl   one object per optimizer step, and one with "split": "valid" per validation; the same bytes for
+                the same recipe and data
+timing.jsonl    step, seconds, tokens_per_second, peak_memory_bytes; differs from run to run
 """
 
 import json
@@ -38,7 +38,9 @@ class Tracker:
     ) -> None:
         self.stage, self.steps, self.log_interval, self.mirror = stage, steps, log_interval, mirror
         self.quiet = quiet
-        self._files = {} if quiet else {name: _open_at(directory / name, (lengths or {}).get(name, 0)) for name in FILES}
+        self._files = (
+            {} if quiet else {name: _open_at(directory / name, (lengths or {}).get(name, 0)) for name in FILES}
+        )
         self._bar = None if quiet else _progress_bar(stage, steps, first_step)
         self._first_step, self._started = first_step, time.monotonic()
 

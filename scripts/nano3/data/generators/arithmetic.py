@@ -42,9 +42,7 @@ _STORIES = {
 }
 
 
-def draw(
-    rng: random.Random, level: int, operations: Sequence[str] = OPERATIONS, multiplier_digits: int = 1
-) -> Problem:
+def draw(rng: random.Random, level: int, operations: Sequence[str] = OPERATIONS, multiplier_digits: int = 1) -> Problem:
     """A problem with operands of up to `level` digits. multiplier_digits: digits of the second factor."""
     unknown = sorted(set(operations) - set(OPERATIONS))
     if unknown or not operations:
@@ -61,9 +59,7 @@ def draw(
     a, b = _operands(rng, operation, level, multiplier_digits)
     name, other = rng.sample(NAMES, 2)
     item = rng.choice(ITEMS)
-    question = rng.choice(templates[operation]).format(
-        a=a, b=b, name=name, other=other, item=item, items=plural(item)
-    )
+    question = rng.choice(templates[operation]).format(a=a, b=b, name=name, other=other, item=item, items=plural(item))
     # Stories share the key of the bare calculation, so that a held-out sum is new in every wording.
     match operation:
         case "add":

@@ -31,19 +31,19 @@ def draw(rng: random.Random, level: int, kinds: Sequence[str] = KINDS, options: 
     ]
     offered = [{name: choice} for name, choice in zip(LETTERS, choices, strict=False)]
     verifier = {"options": offered, "expected_answer": letter, "grading_mode": "strict_single_letter_boxed"}
-    return Problem(f"{kind}:{key}", messages, MCQA, verifier)
+    return Problem(key, messages, MCQA, verifier)
 
 
 def _largest(rng: random.Random, level: int, count: int):
     numbers = distinct_numbers(rng, count, level)
-    key = ",".join(map(str, sorted(numbers)))
+    key = f"maximum:{','.join(map(str, sorted(numbers)))}"  # as in arithmetic, whose splits it shares
     return key, "Which is the largest?", [*map(str, numbers)], str(max(numbers)), maximum_trace(numbers)
 
 
 def _sum(rng: random.Random, level: int, count: int):
     a, b = (rng.randrange(10 ** (level - 1) if level > 1 else 0, 10**level) for _ in range(2))
     choices = _with_near_misses(rng, a + b, count)
-    key = f"{min(a, b)},{max(a, b)}"
+    key = f"add:{min(a, b)},{max(a, b)}"
     return key, f"Which equals {a}+{b}?", choices, str(a + b), addition_trace(a, b)
 
 
@@ -59,25 +59,25 @@ def _reverse(rng: random.Random, level: int, count: int):
             letters[rng.randrange(len(letters))] = rng.choice(_CONSONANTS)
         choices["".join(letters)] = None
     working = f"{' '.join(word)}\n{' '.join(right)}"
-    return word, f"Which is {word} backwards?", _shuffled(rng, choices), right, working
+    return f"reverse:{word}", f"Which is {word} backwards?", _shuffled(rng, choices), right, working
 
 
 def _length(rng: random.Random, level: int, count: int):
     word = _made_up_word(rng, rng.randint(3, level + 3))
     working = " ".join(f"{letter}{position}" for position, letter in enumerate(word, 1))
     choices = _with_near_misses(rng, len(word), count)
-    return word, f"How many letters has {word}?", choices, str(len(word)), working
+    return f"length:{word}", f"How many letters are in {word}?", choices, str(len(word)), working
 
 
 def _even(rng: random.Random, level: int, count: int):
-    lowest = 10 ** (level - 1) if level > 1 else 0
-    odd = range(lowest + 1 - lowest % 2, 10**level, 2)
-    wrong = rng.sample(odd, min(count - 1, len(odd)))
-    right = rng.randrange(lowest, 10**level, 2)
+    digits = level if count <= 5 else max(2, level)  # there are five odd digits
+    lowest = 10 ** (digits - 1) if digits > 1 else 0
+    wrong = rng.sample(range(lowest + 1, 10**digits, 2), count - 1)
+    right = rng.randrange(lowest, 10**digits, 2)
     numbers = [*wrong, right]
     rng.shuffle(numbers)
     working = "last digits " + " ".join(str(number)[-1] for number in numbers)
-    key = ",".join(map(str, sorted(numbers)))
+    key = f"even:{','.join(map(str, sorted(numbers)))}"
     return key, "Which number is even?", [*map(str, numbers)], str(right), working
 
 

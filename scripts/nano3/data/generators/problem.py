@@ -66,9 +66,7 @@ def row(problem: Problem, *, form: str, source: str, name: str) -> dict:
 def prompt(problem: Problem) -> list[dict]:
     """The messages before the answer that is scored: up to the last user turn, thinking left out as in chat history."""
     last = max(index for index, message in enumerate(problem.messages) if message["role"] == "user")
-    return [
-        {"role": message["role"], "content": message["content"]} for message in problem.messages[: last + 1]
-    ]
+    return [{"role": message["role"], "content": message["content"]} for message in problem.messages[: last + 1]]
 
 
 def document(problem: Problem) -> str:

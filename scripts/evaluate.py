@@ -1,0 +1,82 @@
+"""Held-out measurements of one model: rewards by environment, whole chats, bits per byte; writes evaluation.json.
+
+The output's name says which model it is: results/{recipe}/evaluation/base, .../sft, .../rlvr1."""
+
+import json
+from pathlib import Path
+
+from nano3 import cli
+from nano3.artifacts import building, verify
+from nano3.recipe import load_recipe
+from nano3.recipe.stages import evaluation_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure the model and publish the numbers with a few answers in full."""
+    parser = cli.parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model to measure")
+    parser.add_argument("--prompts", type=Path, required=True, help="RL prompts; valid.jsonl is used")
+    parser.add_argument("--tokens", type=Path, nargs="*", default=[], help="token artifacts, for bits per byte")
+    options = cli.parse(parser, argv)
+    recipe = load_recipe(options.recipe)
+
+    from nano3 import evaluation
+    from nano3.model import hf
+    from nano3.rl.rollout import load_chat_tokenizer, read_prompts
+    from nano3.train import hardware
+    from nano3.train.session import directory_of
+    from nano3.train.validation import bytes_of_tokens
+
+    settings, execution = recipe.evaluation, recipe.execution
+    model_directory, prompts = directory_of(options.model), directory_of(options.prompts)
+    tokens = evaluation.by_dataset([directory_of(path) for path in options.tokens])
+    inputs = {"model": model_directory, "prompts": prompts}
+    inputs |= {f"tokens/{name}/{i}": path for name, paths in tokens.items() for i, path in enumerate(paths)}
+    for path in inputs.values():
+        verify(path, hashes=not options.trust_inputs)
+
+    device = hardware.set_up(execution.evaluation, "evaluation")
+    arithmetic = hardware.arithmetic(device, "auto")
+    chat = load_chat_tokenizer(model_directory)
+    model = hf.load(model_directory, device=device).eval()
+    with building(options.output, kind="evaluation", config=evaluation_config(recipe), inputs=inputs) as artifact:
+        with arithmetic:
+            rolled = evaluation.answer(model, chat, read_prompts(prompts / "valid.jsonl"), settings, seed=recipe.seed)
+        token_bytes = bytes_of_tokens(chat.tokenizer, model.config.vocab_size) if tokens else None
+        text = {
+            name: evaluation.text_measures(
+                model, paths, token_bytes, arithmetic=arithmetic, micro_batch_tokens=execution.micro_batch_tokens
+            )
+            for name, paths in tokens.items()
+        }
+        measured = {
+            "environments": evaluation.scores(rolled, settings.generations),
+            "chats": evaluation.chats(rolled, settings.generations),
+            "bits_per_byte": {name: found for name, found in text.items() if found},
+            "samples": evaluation.samples(rolled, settings.generations, settings.samples, chat),
+        }
+        file = artifact.path / "evaluation.json"
+        file.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        artifact.statistics |= {"chats": measured["chats"], "without_held_out_text": [n for n in text if not text[n]]}
+        artifact.statistics["reward"] = {name: entry["mean"] for name, entry in measured["environments"].items()}
+    _report(options.output.name, measured)
+
+
+def _report(name: str, measured: dict) -> None:
+    for environment, entry in measured["environments"].items():
+        cli.say(
+            f"{name}: {environment}: reward {entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}],"
+            f" {entry['prompts']} prompts x {entry['generations']}, finished {entry['finished']:.1%},"
+            f" well formed {entry['well_formed']:.1%}, {entry['mean_length']:.0f} tokens"
+        )
+    whole = measured["chats"]
+    cli.say(f"{name}: whole chats {whole['mean']:.1%} [{whole['low']:.1%}, {whole['high']:.1%}]")
+    for dataset, entry in measured["bits_per_byte"].items():
+        cli.say(
+            f"{name}: {dataset}: {entry['model']:.3f} ± {entry['margin']:.3f} bits per byte"
+            f" (unigram {entry['unigram']:.3f}), {entry['documents']} documents"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

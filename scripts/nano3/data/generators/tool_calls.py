@@ -1,0 +1,139 @@
+"""Tool use: a request, some tools, one call, its result, the reply. Some requests fit no tool: a plain reply."""
+
+import json
+import random
+
+from nano3.data.generators.open_chat import small_talk
+from nano3.data.generators.problem import TOOL_USE, Problem, assistant, user
+from nano3.data.generators.words import CITIES, DAYS, ITEMS, NAMES
+
+LEVELS = (1, 4)  # tools offered
+
+_NO_CALL_SHARE = 0.15
+
+# name -> (description, {parameter: type})
+_TOOLS = {
+    "get_weather": ("Weather in a city", {"city": "string"}),
+    "get_time": ("Time in a city", {"city": "string"}),
+    "get_price": ("Price of an item", {"item": "string"}),
+    "get_age": ("Age of a person", {"name": "string"}),
+    "multiply": ("Multiply two numbers", {"a": "integer", "b": "integer"}),
+    "set_alarm": ("Set an alarm", {"day": "string", "hour": "integer"}),
+    "send_note": ("Send a short note", {"to": "string", "text": "string"}),
+}
+_NOTES = ("call me", "see you soon", "lunch at noon", "good luck", "well done")
+_WEATHER = ("sunny", "rainy", "cloudy", "windy", "snowy")
+
+
+def draw(rng: random.Random, level: int) -> Problem:
+    """A request with `level` tools offered, exactly one of which fits, or none."""
+    if rng.random() < _NO_CALL_SHARE:
+        return _without_call(rng, level)
+    name = rng.choice(list(_TOOLS))
+    request, arguments, result, reply = _REQUESTS[name](rng)
+    others = rng.sample([other for other in _TOOLS if other != name], level - 1)
+    offered = [name, *others]
+    rng.shuffle(offered)
+    as_text = json.dumps(arguments, separators=(",", ":"))
+    call = {"id": "call_0", "type": "function", "function": {"name": name, "arguments": as_text}}
+    messages = [
+        user(request),
+        assistant("", f"I need {name}.") | {"tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": result},
+        assistant(reply),
+    ]
+    verifier = {"expected_action": {"type": "function_call", "name": name, "arguments": as_text}}
+    key = f"{name}:{as_text}"
+    return Problem(key, messages, TOOL_USE, verifier, [_definition(tool) for tool in offered])
+
+
+def _without_call(rng: random.Random, level: int) -> Problem:
+    request, reply, _ = small_talk(rng)
+    offered = rng.sample(list(_TOOLS), level)
+    messages = [user(request), assistant(reply, "No tool is needed.")]
+    key = f"no call:{request}:{','.join(sorted(offered))}"
+    tools = [_definition(name) for name in offered]
+    return Problem(key, messages, TOOL_USE, {"expected_action": {"type": "message"}}, tools)
+
+
+def _definition(name: str) -> dict:
+    """A tool in the OpenAI function format."""
+    description, parameters = _TOOLS[name]
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {
+                "type": "object",
+                "properties": {parameter: {"type": kind} for parameter, kind in parameters.items()},
+                "required": list(parameters),
+            },
+        },
+    }
+
+
+# One function per tool: (request, arguments, result of the tool, reply).
+
+
+def _weather(rng: random.Random):
+    city, degrees, weather = rng.choice(CITIES), rng.randint(0, 35), rng.choice(_WEATHER)
+    request = rng.choice(("How is the weather in {}?", "Is it warm in {}?", "Weather in {}, please.")).format(city)
+    return (
+        request,
+        {"city": city},
+        f"{degrees} {weather}",
+        f"It is {degrees} degrees and {weather} in {city}.",
+    )
+
+
+def _time(rng: random.Random):
+    city, clock = rng.choice(CITIES), f"{rng.randint(0, 23)}:{rng.randint(10, 59)}"
+    request = rng.choice(("What time is it in {}?", "Tell me the time in {}.", "Time in {}?")).format(city)
+    return request, {"city": city}, clock, f"It is {clock} in {city}."
+
+
+def _price(rng: random.Random):
+    item, coins = rng.choice(ITEMS), rng.randint(2, 99)
+    request = rng.choice(("What does a {} cost?", "How much is a {}?", "Price of a {}?")).format(item)
+    return request, {"item": item}, str(coins), f"The {item} costs {coins} coins."
+
+
+def _age(rng: random.Random):
+    name, years = rng.choice(NAMES), rng.randint(2, 99)
+    request = rng.choice(("How old is {}?", "What is the age of {}?", "Tell me how old {} is.")).format(name)
+    return request, {"name": name}, str(years), f"{name} is {years} years old."
+
+
+def _multiply(rng: random.Random):
+    a, b = rng.randint(11, 999), rng.randint(11, 999)
+    request = rng.choice(("What is {}*{}?", "Multiply {} by {}.", "I need {} times {}.")).format(a, b)
+    return request, {"a": a, "b": b}, str(a * b), f"{a}*{b} is {a * b}."
+
+
+def _alarm(rng: random.Random):
+    day, hour = rng.choice(DAYS), rng.randint(5, 22)
+    request = rng.choice(("Wake me on {} at {}.", "Set an alarm for {} at {}.", "Alarm on {} at {}, please."))
+    return (
+        request.format(day, hour),
+        {"day": day, "hour": hour},
+        "ok",
+        f"Your alarm is set for {day} at {hour}.",
+    )
+
+
+def _note(rng: random.Random):
+    name, text = rng.choice(NAMES), rng.choice(_NOTES)
+    request = rng.choice(("Tell {}: {}", "Write to {}: {}", "Note for {}: {}")).format(name, text)
+    return request, {"to": name, "text": text}, "sent", f"I sent your note to {name}."
+
+
+_REQUESTS = {
+    "get_weather": _weather,
+    "get_time": _time,
+    "get_price": _price,
+    "get_age": _age,
+    "multiply": _multiply,
+    "set_alarm": _alarm,
+    "send_note": _note,
+}

@@ -1,0 +1,298 @@
+"""The report page: what the sections hold, as plain values for `page.html`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from nano3.artifacts.lineage import Lineage, read_lineage, upstream
+from nano3.model import size
+from nano3.recipe import Recipe
+from nano3.report import figures, read, results
+from nano3.report.graph import draw_lineage
+from nano3.report.read import Artifact, Evaluated, Stage
+from nano3.report.svg import interval_chart, number
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the page is made from. `missing`: artifacts that are not built yet, as targets to type."""
+
+    recipe: Recipe
+    recipe_file: Path
+    results: Path
+    stages: list[Stage]
+    evaluations: list[Evaluated]
+    data: list[Artifact]
+    missing: list[str]
+
+    def stage(self, path: str) -> Stage | None:
+        return next((stage for stage in self.stages if stage.path == path), None)
+
+    def artifact(self, path: str) -> Artifact | None:
+        return next((artifact for artifact in self.data if artifact.path == path), None)
+
+
+def gather(
+    recipe: Recipe, recipe_file: Path, root: Path, *, stages: list[Path], evaluations: list[Path], data: list[Path]
+) -> Inputs:
+    """Read what is there of the given paths; root: results/{recipe}."""
+    missing: list[str] = []
+
+    def present(paths: list[Path], reader: Any) -> list[Any]:
+        found = []
+        for path in paths:
+            artifact = reader(path, root)
+            if artifact is None:
+                missing.append((path.parent if path.name == "manifest.json" else path).as_posix())
+            else:
+                found.append(artifact)
+        return found
+
+    return Inputs(
+        recipe=recipe,
+        recipe_file=recipe_file,
+        results=root,
+        stages=present(stages, read.read_stage),
+        evaluations=present(evaluations, read.read_evaluation),
+        data=present(data, read.read_artifact),
+        missing=missing,
+    )
+
+
+def render(inputs: Inputs) -> str:
+    """The page as one HTML text. The same inputs give the same bytes."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "percent": percent, "clock": clock, "svg": Markup}
+    return environment.get_template("page.html").render(css=Markup((HERE / "page.css").read_text()), **content(inputs))
+
+
+def content(inputs: Inputs) -> dict[str, Any]:
+    """Values of the template's variables."""
+    lineage = _lineage(inputs)
+    pretraining = [stage for stage in inputs.stages if stage.path.startswith("pretrain/")]
+    sft, rl = inputs.stage("sft/model"), inputs.stage("rl/rlvr1")
+    return {
+        "title": inputs.recipe.title,
+        "name": inputs.results.name,
+        "missing": inputs.missing,
+        "tiles": tiles(inputs, lineage),
+        "shape": shape(inputs.recipe),
+        "rewards": rewards(inputs.evaluations),
+        "bits": bits(inputs.evaluations),
+        "pretraining": figures.pretraining(pretraining),
+        "sft": figures.fine_tuning(sft) if sft else [],
+        "rl": figures.reinforcement(rl) if rl else [],
+        "blends": [blend(inputs.artifact(path)) for path in read.BLENDS if inputs.artifact(path)],
+        "sft_data": sft_data(inputs.artifact("sft/data")),
+        "rl_data": rl_data(inputs.artifact("rl/prompts")),
+        "samples": results.samples(inputs.evaluations),
+        "costs": [cost(stage) for stage in inputs.stages],
+        "lineage": draw_lineage(lineage),
+        "dangling": lineage.missing,
+        "recipe_path": inputs.recipe_file.as_posix(),
+        "recipe_text": inputs.recipe_file.read_text(),
+        "recipe_full": yaml.safe_dump(inputs.recipe.model_dump(mode="json"), sort_keys=False, width=110),
+    }
+
+
+def tiles(inputs: Inputs, lineage: Lineage) -> list[tuple[str, str, str]]:
+    """The page's key figures: (value, what it is, a line of detail)."""
+    parameters = size.parameters(inputs.recipe.model)
+    found = [(number(parameters.total), "parameters", f"{number(parameters.active)} active per token")]
+    trained = [stage.train[-1]["tokens"] for stage in inputs.stages if stage.train and "tokens" in stage.train[-1]]
+    if trained:
+        tokens = sum(_tokens(stage) for stage in inputs.stages)
+        found.append((number(tokens), "tokens trained on", f"{sum(len(s.train) for s in inputs.stages):,} optimizer steps"))
+    seconds = busy_seconds([inputs.results / node.path for node in lineage.nodes])
+    if seconds:
+        found.append((clock(seconds), "wall time", f"{len(lineage.nodes)} artifacts, from data to evaluation"))
+    scored = [(e, results.overall(results.scores(e))) for e in inputs.evaluations]
+    scored = [(e, score) for e, score in scored if score]
+    if scored:
+        last, score = scored[-1]
+        path = " → ".join(f"{s.mean:.0%}" for _, s in scored)
+        found.append((percent(score.mean), f"held-out reward after {last.title}", path if len(scored) > 1 else ""))
+    return found
+
+
+def shape(recipe: Recipe) -> list[tuple[str, str]]:
+    """The model in a few lines."""
+    model = recipe.model
+    return [
+        ("Layers", f"{model.num_layers}: {model.pattern}"),
+        ("Width", f"{model.hidden_size}, vocabulary {model.vocab_size:,}"),
+        (
+            "Experts",
+            f"{model.n_routed_experts} routed, {model.num_experts_per_tok} per token, and one that sees every token",
+        ),
+        ("Mamba-2", f"{model.mamba_num_heads} heads of {model.mamba_head_dim}, state {model.ssm_state_size}"),
+        ("Attention", f"{model.num_attention_heads} heads, {model.num_key_value_heads} for keys and values"),
+    ]
+
+
+def rewards(evaluations: Sequence[Evaluated]) -> dict[str, Any] | None:
+    """Table and chart: environment -> score of every model, with the change from the model before."""
+    scored = [(evaluated.title, results.scores(evaluated)) for evaluated in evaluations]
+    scored = [(name, found) for name, found in scored if found]
+    if not scored:
+        return None
+    environments = sorted({environment for _, found in scored for environment in found})
+    rows = [(name, [found.get(name) for _, found in scored]) for name in environments]
+    total = ("all environments", [results.overall(found) for _, found in scored])
+
+    def cells(values: Sequence[results.Score | None]) -> list[dict[str, Any] | None]:
+        before: results.Score | None = None
+        made = []
+        for score in values:
+            compared = results.change(before, score) if before and score else None
+            made.append({"score": score, "change": compared} if score else None)
+            before = score or before
+        return made
+
+    chart = interval_chart(
+        [(name.replace("_", " "), [(s.mean, s.low, s.high) if s else None for s in values]) for name, values in rows],
+        [name for name, _ in scored],
+        title="Held-out reward by environment",
+    )
+    return {
+        "models": [name for name, _ in scored],
+        "rows": [(name.replace("_", " "), cells(values)) for name, values in rows],
+        "total": cells(total[1]) if len(environments) > 1 else None,
+        "chart": chart,
+        "legend": tuple((name, index, False) for index, (name, _) in enumerate(scored)),
+    }
+
+
+def bits(evaluations: Sequence[Evaluated]) -> dict[str, Any] | None:
+    """Bits per byte: data set -> (unigram baseline, one value a model)."""
+    found = [(evaluated.title, results.bits_per_byte(evaluated)) for evaluated in evaluations]
+    found = [(name, values) for name, values in found if values]
+    if not found:
+        return None
+    datasets = sorted({dataset for _, values in found for dataset in values})
+    rows = []
+    for dataset in datasets:
+        entries = [values.get(dataset) for _, values in found]
+        unigram = next((entry.get("unigram") for entry in entries if entry and entry.get("unigram")), None)
+        best = min((entry["model"] for entry in entries if entry), default=None)
+        rows.append({"dataset": dataset, "unigram": unigram, "entries": entries, "best": best})
+    return {"models": [name for name, _ in found], "rows": rows}
+
+
+def blend(artifact: Artifact) -> dict[str, Any]:
+    """A pretraining mixture: its categories as asked for and as sampled."""
+    statistics = artifact.statistics
+    categories = statistics.get("categories", {})
+    widest = max((max(c["asked_percent"], c["effective_percent"]) for c in categories.values()), default=1) or 1
+    return {
+        "title": artifact.title,
+        "tokens": statistics.get("tokens"),
+        "unreleased": statistics.get("unreleased_percent", 0),
+        "categories": [(name, {**entry, "widest": widest}) for name, entry in categories.items()],
+        "datasets": list(statistics.get("datasets", {}).items()),
+    }
+
+
+def sft_data(artifact: Artifact | None) -> dict[str, Any] | None:
+    """The SFT blend: per data set the rows asked for and the tokens that came of them."""
+    if artifact is None:
+        return None
+    statistics = artifact.statistics
+    return {"datasets": list(statistics.get("datasets", {}).items()), "splits": list(statistics.get("splits", {}).items())}
+
+
+def rl_data(artifact: Artifact | None) -> list[tuple[str, Any]]:
+    """The RL prompts' counts, as (name, value)."""
+    if artifact is None:
+        return []
+    lines = []
+    for key, value in sorted(artifact.statistics.items()):
+        if isinstance(value, dict) and value and all(isinstance(v, int | float) for v in value.values()):
+            lines.append((key.replace("_", " "), ", ".join(f"{name} {count:,}" for name, count in sorted(value.items()))))
+        elif isinstance(value, int | float):
+            lines.append((key.replace("_", " "), f"{value:,}"))
+    return lines
+
+
+def cost(stage: Stage) -> dict[str, Any]:
+    """What a stage took: steps, tokens, time, speed and memory."""
+    rates = [row["tokens_per_second"] for row in stage.timing if "tokens_per_second" in row]
+    memory = [row["peak_memory_bytes"] for row in stage.timing if row.get("peak_memory_bytes")]
+    memory += [stage.provenance["peak_memory_bytes"]] if stage.provenance.get("peak_memory_bytes") else []
+    return {
+        "title": stage.title,
+        "steps": len(stage.train),
+        "tokens": _tokens(stage),
+        "seconds": sum(row.get("seconds", 0) for row in stage.timing) or None,
+        "job_seconds": stage.provenance.get("seconds"),
+        "rate": median(rates) if rates else None,
+        "memory": max(memory) if memory else None,
+        "loss": stage.train[-1].get("loss") if stage.train else None,
+    }
+
+
+def busy_seconds(directories: Sequence[Path]) -> float:
+    """Wall time during which at least one of these artifacts was being made: the union of their time spans."""
+    spans = []
+    for directory in directories:
+        file = directory / "provenance.json"
+        if file.is_file():
+            record = read._json(file)
+            if "started" in record and "finished" in record:
+                spans.append((_time(record["started"]), _time(record["finished"])))
+    total, end = 0.0, float("-inf")
+    for start, finish in sorted(spans):
+        total += max(0.0, finish - max(start, end))
+        end = max(end, finish)
+    return total
+
+
+def percent(value: float) -> str:
+    """0.1234 -> "12.3%"."""
+    return f"{100 * value:.1f}%"
+
+
+def clock(seconds: float) -> str:
+    """7 -> "7 s", 95 -> "1 min 35 s", 3700 -> "1 h 2 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min" if hours < 100 else f"{hours:,} h"
+
+
+def _lineage(inputs: Inputs) -> Lineage:
+    paths = {artifact.path for artifact in (*inputs.stages, *inputs.evaluations, *inputs.data)}
+    return upstream(read_lineage(inputs.results), paths) if paths else Lineage(inputs.results.name, (), (), ())
+
+
+def _tokens(stage: Stage) -> int:
+    """Tokens that the stage itself trained on. Its counter may go on from the stage before, as the validation
+    before the first step shows."""
+    if not stage.train:
+        return 0
+    before = next((row.get("tokens", 0) for row in stage.valid if row.get("step") == 0), 0)
+    return stage.train[-1].get("tokens", 0) - before
+
+
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,131 @@
+"""The workflow as a whole, on the recipe `mini`: it runs, runs once, and rebuilds what a change concerns."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from workspace import ROOT, Workspace
+
+pytestmark = pytest.mark.workflow
+
+FINAL = "results/mini/rl/final"
+TRAINING = {"pretrain_phase1", "pretrain_phase2", "pretrain_long_context", "sft", "rlvr1"}
+AFTER_SFT = {"sft", "rlvr1", "evaluate", "report", "lineage", "final"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("built"), (ROOT / "tests" / "recipes" / "mini.yaml",))
+    workspace.snakemake("--profile", "profiles/local", FINAL)
+    return workspace
+
+
+@pytest.fixture
+def restored(built):
+    """The built workspace; files that a test changes are put back with their times."""
+    watched = [built.path / part for part in ("scripts", "config")]
+    files = {file: (file.read_bytes(), file.stat()) for part in watched for file in part.rglob("*") if file.is_file()}
+    yield built
+    for file, (content, status) in files.items():
+        if file.read_bytes() != content:
+            file.write_bytes(content)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_one_command_makes_the_final_model_the_report_and_the_lineage(built):
+    for made in (FINAL + "/model.safetensors", FINAL + "/README.md", "results/mini/report.html"):
+        assert (built.path / made).stat().st_size > 0
+    assert (built.path / "results/mini/lineage.json").is_file()
+
+
+def test_a_second_run_does_nothing(built):
+    assert built.planned(FINAL) == {}
+
+
+def test_touching_every_file_reruns_nothing(restored):
+    for part in ("scripts", "rules", "config", "results"):
+        for file in (restored.path / part).rglob("*"):
+            if file.is_file() and ".work" not in file.parts:
+                file.touch()
+    assert restored.planned(FINAL) == {}
+
+
+def test_another_sft_learning_rate_reruns_sft_and_what_follows(restored):
+    restored.edit("config/recipes/mini.yaml", "sft:\n  data:", "sft:\n  learning_rate: 1.0e-4\n  data:")
+    planned = restored.planned(FINAL)
+    assert set(planned) == AFTER_SFT
+    assert planned["evaluate"] == 2  # sft and rlvr1, not base
+
+
+def test_another_rl_value_reruns_only_rl_and_what_follows(restored):
+    restored.edit("config/recipes/mini.yaml", "rlvr1:\n    steps: 2", "rlvr1:\n    steps: 3")
+    assert set(restored.planned(FINAL)) == AFTER_SFT - {"sft"}
+
+
+def test_execution_values_rerun_nothing(restored):
+    restored.edit("config/recipes/mini.yaml", "log_interval: 2", "log_interval: 3")
+    assert restored.planned(FINAL) == {}
+
+
+def test_editing_a_data_script_rebuilds_data_and_what_is_trained_on_it(restored):
+    with (restored.path / "scripts" / "tokenize_shards.py").open("a") as script:
+        script.write("\n# another version\n")
+    planned = restored.planned(FINAL)
+    assert {"tokenize_shards", "blend"} | TRAINING <= set(planned)
+    assert not {"raw_shards", "tokenizer", "sft_data", "rl_prompts"} & set(planned)
+
+
+def test_editing_training_code_reruns_no_training(restored):
+    with (restored.path / "scripts" / "nano3" / "train" / "loop.py").open("a") as module:
+        module.write("\n# another version\n")
+    assert not TRAINING & set(restored.planned(FINAL))
+
+
+def test_a_flipped_byte_in_tokenised_data_stops_training_and_names_the_file(built):
+    shard = next((built.path / "results/mini/data/tokens/task_text/0").glob("train.bin"))
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    try:
+        shard.write_bytes(content)
+        result = built.snakemake(
+            "--profile", "profiles/local", "--forcerun", "blend", "--", "results/mini/pretrain/phase1", check=False
+        )
+        assert result.returncode != 0
+        assert "data/tokens/task_text/0/train.bin" in result.stdout and "sha256" in result.stdout
+    finally:
+        content[10] ^= 1
+        shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("target", ["results/nano3/rl/final", "results/nano3/report.html"])
+def test_a_laptop_can_plan_the_whole_of_nano3(built, target):
+    planned = built.planned(target)
+    assert set(planned) >= TRAINING
+    assert planned["raw_shards"] > 1000 and planned["tokenize_shards"] > 1000
+
+
+def test_nano3_stops_at_once_on_a_laptop_and_says_what_it_needs(built):
+    result = built.snakemake("--profile", "profiles/local", "results/nano3/rl/final", check=False, timeout=60)
+    assert result.returncode != 0
+    assert re.search(r"it needs up to \d+ nodes with 8 GPUs each", result.stdout), result.stdout[-2000:]
+    assert not (built.path / "results" / "nano3" / "data").exists()
+
+
+def test_an_unknown_recipe_names_the_known_ones(built):
+    result = built.snakemake("--dryrun", "results/nothing/rl/final", check=False)
+    assert "there is no recipe config/recipes/nothing.yaml" in result.stdout
+    assert "tiny" in result.stdout
+
+
+def test_the_profile_symlink_makes_the_literal_command_work():
+    assert os.readlink(ROOT / "slurm") == "profiles/slurm"
+    assert not (ROOT / "profiles" / "default").exists()
+
+
+def test_the_top_level_holds_what_the_design_says_and_nothing_else():
+    tracked = os.popen(f"git -C {ROOT} ls-files").read().split()
+    top = {Path(name).parts[0] for name in tracked if not name.startswith(".")}
+    expected = {"Snakefile", "rules", "scripts", "config", "profiles", "envs", "tests", "pyproject.toml", "README.md"}
+    assert top <= expected | {"slurm"}
