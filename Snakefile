@@ -26,6 +26,7 @@ localrules:
 
 
 include: "rules/common.smk"
+include: "rules/jobs.smk"
 include: "rules/data.smk"
 include: "rules/tokenizer.smk"
 include: "rules/pretrain.smk"
@@ -45,8 +46,8 @@ rule all:
 
 
 onstart:
-    stop_unless_machine_fits(dag)
+    stop_unless_machine_fits()
 
 
 onsuccess:
-    show_where_to_look(dag)
+    show_where_to_look()

@@ -1,4 +1,4 @@
-# What the rules share: the recipe of a target, and the resources of its jobs.
+# What the rules share: the recipe of a target, and the checks before the first job.
 
 import os
 import sys
@@ -34,26 +34,6 @@ def recipe_file(wildcards):
     return f"config/recipes/{wildcards.recipe}.yaml"
 
 
-def threads_of(section):
-    """Threads of a job, from the recipe's execution section."""
-    return lambda wildcards: getattr(recipe_of(wildcards).execution, section).threads
-
-
-def memory_of(section):
-    """Megabytes of a job; a retry asks for half as much again."""
-    return lambda wildcards, attempt: int(
-        getattr(recipe_of(wildcards).execution, section).memory_mb
-        * (1 + (attempt - 1) / 2)
-    )
-
-
-def runtime_of(section):
-    """Minutes of a job."""
-    return lambda wildcards: getattr(
-        recipe_of(wildcards).execution, section
-    ).runtime_minutes
-
-
 def groups_of(wildcards, datasets, step):
     """Manifests of all shard groups of some data sets; step: "raw" or "tokens"."""
     known = recipe_of(wildcards).datasets
@@ -72,30 +52,23 @@ def blend_datasets(wildcards, phase):
     )
 
 
-def stop_unless_machine_fits(dag):
+def stop_unless_machine_fits():
     """Before the first job: an error that says what a recipe needs and this machine lacks."""
     if workflow.remote_exec or not workflow.is_main_process:
         return
-    recipes = {
-        job.wildcards.recipe
-        for job in dag.needrun_jobs()
-        if "recipe" in job.wildcards.keys()
-    }
-    cluster = (
-        workflow.executor_plugin is not None
-        and not workflow.executor_plugin.common_settings.local_exec
-    )
-    for name in sorted(recipes):
-        found = problems(recipe_named(name), name, on_cluster=cluster)
+    jobs = workflow.dag.needrun_jobs()
+    for name in sorted(
+        {job.wildcards.recipe for job in jobs if "recipe" in job.wildcards.keys()}
+    ):
+        found = problems(recipe_named(name), name, on_cluster=workflow.non_local_exec)
         if found:
             raise WorkflowError("\n".join(found))
 
 
-def show_where_to_look(dag):
+def show_where_to_look():
     """After the last job: the paths that a person opens next."""
-    for job in dag.jobs:
-        for file in job.output:
-            if str(file).endswith("report.html"):
-                print(f"report: {file}")
-            if str(file).endswith("rl/final"):
-                print(f"model:  {file}    talk to it:  python scripts/chat.py {file}")
+    for file in sorted({str(file) for job in workflow.dag.jobs for file in job.output}):
+        if file.endswith("report.html"):
+            print(f"report: {file}")
+        if file.endswith("rl/final"):
+            print(f"model:  {file}    talk to it:  python scripts/chat.py {file}")

@@ -11,8 +11,7 @@ rule raw_shards:
         R + "/benchmarks/raw_shards/{dataset}.{group}.tsv"
     threads: threads_of("data")
     resources:
-        mem_mb=memory_of("data"),
-        runtime=runtime_of("data"),
+        **resources_of("data"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.dataset_config(
@@ -39,8 +38,7 @@ rule tokenize_shards:
         R + "/benchmarks/tokenize_shards/{dataset}.{group}.tsv"
     threads: threads_of("data")
     resources:
-        mem_mb=memory_of("data"),
-        runtime=runtime_of("data"),
+        **resources_of("data"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.tokens_config(recipe_of(wildcards)),

@@ -30,8 +30,7 @@ rule evaluate:
         R + "/benchmarks/evaluate/{model}.tsv"
     threads: threads_of("evaluation")
     resources:
-        mem_mb=memory_of("evaluation"),
-        runtime=runtime_of("evaluation"),
+        **resources_of("evaluation"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.evaluation_config(recipe_of(wildcards)),
@@ -39,5 +38,6 @@ rule evaluate:
     message:
         "Evaluation of {wildcards.model}"
     shell:
-        "python scripts/evaluate.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
+        "python scripts/launch.py --recipe {params.recipe} --job evaluation --single --"
+        " python scripts/evaluate.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
         " --tokens {input.tokens} --output {output.data} --log {log}"

@@ -14,15 +14,15 @@ rule pretrain_phase1:
         R + "/benchmarks/pretrain_phase1.tsv"
     threads: threads_of("pretrain")
     resources:
-        mem_mb=memory_of("pretrain"),
-        runtime=runtime_of("pretrain"),
+        **resources_of("pretrain"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.pretrain_config(recipe_of(wildcards), "phase1"),
     message:
         "Pretraining, phase 1"
     shell:
-        "python scripts/pretrain_phase1.py --recipe {params.recipe} --blend {input.blend} --tokenizer {input.tokenizer}"
+        "python scripts/launch.py --recipe {params.recipe} --job pretrain --"
+        " python scripts/pretrain_phase1.py --recipe {params.recipe} --blend {input.blend} --tokenizer {input.tokenizer}"
         " --output {output.model} --log {log}"
 
 
@@ -40,15 +40,15 @@ rule pretrain_phase2:
         R + "/benchmarks/pretrain_phase2.tsv"
     threads: threads_of("pretrain")
     resources:
-        mem_mb=memory_of("pretrain"),
-        runtime=runtime_of("pretrain"),
+        **resources_of("pretrain"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.pretrain_config(recipe_of(wildcards), "phase2"),
     message:
         "Pretraining, phase 2"
     shell:
-        "python scripts/pretrain_phase2.py --recipe {params.recipe} --model {input.model} --blend {input.blend} --tokenizer {input.tokenizer}"
+        "python scripts/launch.py --recipe {params.recipe} --job pretrain --"
+        " python scripts/pretrain_phase2.py --recipe {params.recipe} --model {input.model} --blend {input.blend} --tokenizer {input.tokenizer}"
         " --output {output.model} --log {log}"
 
 
@@ -66,8 +66,7 @@ rule pretrain_long_context:
         R + "/benchmarks/pretrain_long_context.tsv"
     threads: threads_of("long_context")
     resources:
-        mem_mb=memory_of("long_context"),
-        runtime=runtime_of("long_context"),
+        **resources_of("long_context"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.pretrain_config(
@@ -76,5 +75,6 @@ rule pretrain_long_context:
     message:
         "Pretraining, long context"
     shell:
-        "python scripts/pretrain_long_context.py --recipe {params.recipe} --model {input.model} --blend {input.blend} --tokenizer {input.tokenizer}"
+        "python scripts/launch.py --recipe {params.recipe} --job long_context --"
+        " python scripts/pretrain_long_context.py --recipe {params.recipe} --model {input.model} --blend {input.blend} --tokenizer {input.tokenizer}"
         " --output {output.model} --log {log}"

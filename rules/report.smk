@@ -2,16 +2,32 @@
 
 
 def stage_manifests(wildcards):
-    stages_in_order = ("pretrain/phase1", "pretrain/phase2", "pretrain/long_context", "sft/model", "rl/rlvr1")
-    return [f"results/{wildcards.recipe}/{stage}/manifest.json" for stage in stages_in_order]
+    stages_in_order = (
+        "pretrain/phase1",
+        "pretrain/phase2",
+        "pretrain/long_context",
+        "sft/model",
+        "rl/rlvr1",
+    )
+    return [
+        f"results/{wildcards.recipe}/{stage}/manifest.json" for stage in stages_in_order
+    ]
 
 
 def evaluation_manifests(wildcards):
-    return [f"results/{wildcards.recipe}/evaluation/{model}/manifest.json" for model in MODELS]
+    return [
+        f"results/{wildcards.recipe}/evaluation/{model}/manifest.json"
+        for model in MODELS
+    ]
 
 
 def data_manifests(wildcards):
-    parts = ("tokenizer", "data/blend/phase1", "data/blend/phase2", "data/blend/long_context")
+    parts = (
+        "tokenizer",
+        "data/blend/phase1",
+        "data/blend/phase2",
+        "data/blend/long_context",
+    )
     parts += ("sft/data", "rl/prompts")
     return [f"results/{wildcards.recipe}/{part}/manifest.json" for part in parts]
 

@@ -19,8 +19,7 @@ rule rl_prompts:
         R + "/benchmarks/rl_prompts.tsv"
     threads: threads_of("data")
     resources:
-        mem_mb=memory_of("data"),
-        runtime=runtime_of("data"),
+        **resources_of("data"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.rl_prompts_config(recipe_of(wildcards)),
@@ -45,13 +44,13 @@ rule rlvr1:
         R + "/benchmarks/rlvr1.tsv"
     threads: threads_of("rl")
     resources:
-        mem_mb=memory_of("rl"),
-        runtime=runtime_of("rl"),
+        **resources_of("rl"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.rl_config(recipe_of(wildcards), "rlvr1"),
     message:
         "Reinforcement learning from verifiable rewards"
     shell:
-        "python scripts/rlvr1.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
+        "python scripts/launch.py --recipe {params.recipe} --job rl --"
+        " python scripts/rlvr1.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
         " --output {output.model} --log {log}"

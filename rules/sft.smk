@@ -16,8 +16,7 @@ rule sft_data:
         R + "/benchmarks/sft_data.tsv"
     threads: threads_of("data")
     resources:
-        mem_mb=memory_of("data"),
-        runtime=runtime_of("data"),
+        **resources_of("data"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.sft_data_config(recipe_of(wildcards)),
@@ -42,13 +41,13 @@ rule sft:
         R + "/benchmarks/sft.tsv"
     threads: threads_of("sft")
     resources:
-        mem_mb=memory_of("sft"),
-        runtime=runtime_of("sft"),
+        **resources_of("sft"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.sft_config(recipe_of(wildcards)),
     message:
         "Supervised fine-tuning"
     shell:
-        "python scripts/sft.py --recipe {params.recipe} --model {input.model} --data {input.data}"
+        "python scripts/launch.py --recipe {params.recipe} --job sft --"
+        " python scripts/sft.py --recipe {params.recipe} --model {input.model} --data {input.data}"
         " --output {output.model} --log {log}"

@@ -22,8 +22,7 @@ rule tokenizer:
         R + "/benchmarks/tokenizer.tsv"
     threads: threads_of("data")
     resources:
-        mem_mb=memory_of("data"),
-        runtime=runtime_of("data"),
+        **resources_of("data"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.tokenizer_config(recipe_of(wildcards)),

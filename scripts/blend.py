@@ -1,6 +1,6 @@
 """The data blend of a pretraining phase: blend.json for Megatron and the torch trainer, shards.json for the report.
 
-Weights mean tokens: a category gets its share of the phase's tokens, and spreads it over its data sets by their size."""
+Weights mean tokens: a category gets its share of the phase's tokens and spreads it over its data sets by size."""
 
 from pathlib import Path
 
@@ -20,13 +20,15 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parse(parser, argv)
     config = stages.blend_config(load_recipe(arguments.recipe), arguments.phase)
     for path in arguments.tokens:
-        verify(path, hashes=False)  # only counts are used here; training checks the hashes
+        verify(path, hashes=False)  # only counts are used here; training verifies content
     shards, common = find_shards(arguments.tokens)
-    inputs = {f"tokens/{shard.dataset}/{shard.group}": Path(shard.path) for shard in shards}
+    blend, statistics = make_blend(config, shards, common)
+    inputs = {f"tokens/{shard.dataset}/{shard.group}": Path(shard.path) for shard in blend.shards}
     with building(arguments.output, kind="blend", config=config, inputs=inputs) as artifact:
-        blend, statistics = make_blend(config, shards, common)
         write_blend(blend, artifact.path)
         artifact.statistics |= statistics
+    for name in sorted({shard.dataset for shard in shards} - set(statistics["datasets"])):
+        cli.say(f"note: {name} is in no category of {arguments.phase}; its tokens are not used")
     for line in warnings(statistics):
         cli.say(f"note: {line}")
     for name, entry in statistics["datasets"].items():

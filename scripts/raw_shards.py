@@ -20,9 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(arguments.recipe)
     name, group = arguments.dataset, arguments.group
     if name not in recipe.datasets:
-        raise UserError(
-            f"{arguments.recipe} has no data set {name!r}; it has {', '.join(sorted(recipe.datasets))}"
-        )
+        raise UserError(f"{arguments.recipe} has no data set {name!r}; it has {', '.join(sorted(recipe.datasets))}")
     config = {"dataset": name, "group": group, **stages.dataset_config(recipe, name)}
     source = Source(name, recipe.datasets[name], group, recipe.seed)
     with building(arguments.output, kind="raw", config=config) as artifact:

@@ -40,17 +40,13 @@ def main(argv: list[str] | None = None) -> None:
             tokenizers.save_trained(trained, artifact.path)
             artifact.statistics["training_bytes"] = dict(used)
         else:
-            commit = tokenizers.copy_existing(
-                recipe.tokenizer.path, recipe.tokenizer.revision, artifact.path
-            )
-            artifact.statistics |= {"commit": commit} if commit else {}
+            existing = recipe.tokenizer
+            artifact.statistics |= tokenizers.copy_existing(existing.path, existing.revision, artifact.path)
         artifact.statistics |= tokenizers.check(artifact.path, model_vocab_size=recipe.model.vocab_size)
     cli.say(f"tokenizer: {artifact.statistics['vocab_size']:,} tokens")
 
 
-def _training_texts(
-    config: TrainedTokenizer, raw: dict[tuple[str, int], Path], used: dict[str, int]
-) -> Iterator[str]:
+def _training_texts(config: TrainedTokenizer, raw: dict[tuple[str, int], Path], used: dict[str, int]) -> Iterator[str]:
     """The recipe's bytes of each data set, spread over its groups; counts what was there to take in `used`."""
     for dataset, wanted in sorted(config.datasets.items()):
         groups = [path for (name, _), path in sorted(raw.items()) if name == dataset]

@@ -93,7 +93,10 @@ def _data(results: Path, recipe: Any) -> None:
         }
     prompts = {f"{name}/0": raw[name] for name in ("rl_train", "rl_valid")} | {"tokenizer": results / "tokenizer"}
     with building(results / "rl/prompts", kind="rl/prompts", config={"seed": 3}, inputs=prompts) as made:
-        made.statistics |= {"train": {name: 2000 for name in ENVIRONMENTS}, "valid": {name: 250 for name in ENVIRONMENTS}}
+        made.statistics["splits"] = {
+            split: {"rows": 4 * rows, "environments": dict.fromkeys(ENVIRONMENTS, rows), "longest_prompt_tokens": 181}
+            for split, rows in (("train", 2000), ("valid", 250))
+        }
 
 
 def _pretrain(results, recipe, phase: str, before: int, previous: Path | None, every: int) -> Path:
@@ -217,10 +220,12 @@ def evaluation(index: int) -> dict[str, Any]:
         for number in (1, 2, 3)
     ]
     bits = {
-        name: {"model": value + 0.05 * index, "unigram": value + 2.1, "margin": 0.04}
+        name: {"model": value + 0.05 * index, "unigram": value + 2.1, "margin": 0.04, "documents": 90, "bytes": 1000}
         for name, value in (("python_code", 1.52), ("python_docs", 1.91), ("task_text", 0.48))
     }
-    return {"environments": environments, "bits_per_byte": bits, "samples": samples}
+    whole = (0.01, 0.88, 0.97)[index]
+    chats = {"prompts": 1000, "generations": 2, "mean": whole, "low": max(0, whole - 0.01), "high": whole + 0.01}
+    return {"environments": environments, "chats": chats, "bits_per_byte": bits, "samples": samples}
 
 
 def _evaluation(results: Path, name: str, stage: str, index: int) -> None:

@@ -32,6 +32,8 @@ SHAPE = {
     "max_position_embeddings": 1024,
 }
 
+torch.set_num_threads(1)  # more cost more than they give at this size
+
 
 def toy_model(seed=0, **changes):
     torch.manual_seed(seed)
@@ -105,7 +107,7 @@ def toy_world(root: Path, *, steps=6, **grpo):
         **grpo,
     }
     recipe["execution"] |= {"checkpoint_interval": 2, "micro_batch_tokens": 512, "log_interval": 1}
-    recipe["execution"]["rl"] = {"threads": 1}
+    recipe["execution"]["rl"] = recipe["execution"]["evaluation"] = {"threads": 1}
     file = root / "toy.yaml"
     file.write_text(yaml.safe_dump(recipe))
     paths = {
@@ -130,7 +132,7 @@ def main(argv):
     step = rlvr.update
 
     def slow(*arguments):
-        time.sleep(0.1)
+        time.sleep(0.3)
         return step(*arguments)
 
     rlvr.update = slow

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from nano3.artifacts import read_manifest
 from nano3.data import hub
+from nano3.data import tokenizer as tokenizers
 from nano3.data.files import SourceFile
 from nano3.data.raw import read_shards
 from nano3.errors import UserError
@@ -71,7 +73,7 @@ def test_a_configuration_of_the_card_wins_over_folders_and_its_globs_stay_in_the
 
 def test_a_subset_that_does_not_exist_names_those_that_do():
     found = listing("High-Quality/a.parquet", "Medium-Quality/a.parquet")
-    with pytest.raises(UserError, match="no subset 'High'.*\n.*High-Quality, Medium-Quality"):
+    with pytest.raises(UserError, match=r"no subset 'High'.*\n.*High-Quality, Medium-Quality"):
         hub.select_files(found, "High", "train")
 
 
@@ -128,11 +130,16 @@ class Hub:
                 if "/resolve/" in path and failures[0]:
                     failures[0] -= 1
                     self.answer(b"", {}, 503)
-                elif path == "/api/datasets/nvidia/toy/revision/main":
+                elif re.fullmatch(f"/api/(datasets|models)/nvidia/toy/revision/(main|{COMMIT})", path):
                     siblings = [{"rfilename": name, "size": len(body)} for name, body in files.items()]
                     info = {"id": "nvidia/toy", "sha": COMMIT, "siblings": siblings, "cardData": {}}
                     self.answer(json.dumps(info).encode(), {"Content-Type": "application/json"})
-                elif path.startswith(f"/datasets/nvidia/toy/resolve/{COMMIT}/"):
+                elif re.fullmatch(f"/api/models/nvidia/toy/tree/{COMMIT}", path):
+                    tree = [
+                        {"type": "file", "path": name, "size": len(body), "oid": "0"} for name, body in files.items()
+                    ]
+                    self.answer(json.dumps(tree).encode(), {"Content-Type": "application/json"})
+                elif f"/nvidia/toy/resolve/{COMMIT}/" in path:
                     body = files[path.split(f"/{COMMIT}/")[1]]
                     etag = hashlib.sha256(body).hexdigest()
                     self.answer(body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
@@ -159,12 +166,12 @@ def toy():
     hub_server.server.server_close()
 
 
-def fetch(toy, tmp_path, repo="nvidia/toy"):
-    """Run the raw_shards script against the loopback hub, in a process of its own: the hub's client reads its
-    settings from the environment once."""
+def run(toy, tmp_path, script, section, *arguments):
+    """Run a script on a recipe with `section` against the loopback hub, in a process of its own: the hub's client
+    reads its settings from the environment once."""
     (tmp_path / "tiny.yaml").write_text((ROOT / "config/recipes/tiny.yaml").read_text())
     recipe = tmp_path / "test.yaml"
-    recipe.write_text(f"extends: tiny\ndatasets:\n  toy: {{kind: hub, repo: {repo}, subset: Good}}\n")
+    recipe.write_text(f"extends: tiny\n{section}\n")
     settings = {
         "HF_ENDPOINT": toy.endpoint,
         "HF_HOME": str(tmp_path / "home"),
@@ -174,17 +181,22 @@ def fetch(toy, tmp_path, repo="nvidia/toy"):
     }
     code = (
         "import sys; sys.path.insert(0, 'scripts'); from nano3 import cli; from nano3.data import hub\n"
-        "import raw_shards; hub.FIRST_WAIT_SECONDS = 0.01; cli.run(raw_shards.main)"
+        f"import {script}; hub.FIRST_WAIT_SECONDS = 0.01; cli.run({script}.main)"
     )
-    arguments = ["--recipe", str(recipe), "--dataset", "toy", "--output", str(tmp_path / "results/t/toy")]
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code, "--recipe", recipe, "--output", tmp_path / "results/t/toy", *arguments],
         cwd=ROOT,
         env=os.environ | settings,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def fetch(toy, tmp_path, repo="nvidia/toy"):
+    """The raw shards of the subset Good."""
+    section = f"datasets:\n  toy: {{kind: hub, repo: {repo}, subset: Good}}"
+    return run(toy, tmp_path, "raw_shards", section, "--dataset", "toy")
 
 
 def test_one_subset_is_fetched_at_one_commit_and_nothing_else(toy, tmp_path):
@@ -203,3 +215,21 @@ def test_a_repository_that_does_not_exist_is_explained(toy, tmp_path):
     assert result.returncode == 1
     assert "nvidia/none does not exist on the hub, or is private and HF_TOKEN" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_tokenizer_of_the_hub_is_fetched_without_weights_and_checked(tmp_path):
+    trained = tokenizers.train([f"words and numbers {i}" for i in range(99)], vocab_size=276, reserved=20)
+    files = {"tokenizer.json": trained.to_str().encode(), "model.safetensors": b"heavy", "modeling.py": b"code"}
+    server = Hub(files)
+    try:
+        section = "tokenizer: {kind: existing, path: nvidia/toy, vocab_size: null, datasets: null}"
+        result = run(server, tmp_path, "tokenizer", section)
+    finally:
+        server.server.shutdown()
+        server.server.server_close()
+    assert result.returncode == 0, result.stdout + result.stderr
+    manifest = read_manifest(tmp_path / "results/t/toy")
+    assert set(manifest.files) == {"tokenizer.json", "chat_template.jinja"}
+    assert manifest.statistics["commit"] == COMMIT and manifest.statistics["vocab_size"] == 276
+    fetched = {request.split(f"{COMMIT}/")[1] for request in server.requests if "/resolve/" in request}
+    assert fetched == {"tokenizer.json"}

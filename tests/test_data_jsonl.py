@@ -38,7 +38,7 @@ def test_a_compressed_file_that_was_cut_off_is_an_error_that_names_it(tmp_path, 
 def test_a_file_that_is_not_compressed_as_its_name_says_is_an_error(tmp_path, suffix):
     path = tmp_path / f"rows{suffix}"
     path.write_text('{"a": 1}\n')
-    with pytest.raises(UserError, match=f"damaged or not a .* file"):
+    with pytest.raises(UserError, match=r"damaged or not a .* file"):
         list(read_jsonl(path))
 
 

@@ -3,8 +3,8 @@
 import pyarrow
 import pyarrow.parquet
 import pytest
-from data_jobs import recipe_file, script
 
+from data_jobs import recipe_file, script
 from nano3.artifacts import read_manifest
 from nano3.data import files, python_text
 from nano3.data.bad_rows import BadRows
@@ -69,7 +69,8 @@ def test_fewer_files_than_groups_are_dealt_out_row_by_row(tmp_path):
     write_jsonl(tmp_path / "b.jsonl.gz", [{"text": f"b{i}"} for i in range(6)])
     dataset = Files(kind="files", paths=[str(tmp_path / "*")], groups=3)
     groups = [[row["text"] for row in rows_of(dataset, group)[0]] for group in range(3)]
-    assert sorted(sum(groups, [])) == sorted([f"a{i}" for i in range(5)] + [f"b{i}" for i in range(6)])
+    expected = [f"a{i}" for i in range(5)] + [f"b{i}" for i in range(6)]
+    assert sorted(text for group in groups for text in group) == expected
     assert [len(group) for group in groups] == [4, 4, 3]
 
 
@@ -119,12 +120,12 @@ def test_a_wrong_column_is_counted_and_the_columns_found_are_named(tmp_path, for
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(content), tmp_path / "rows.parquet")
     rows, source = rows_of(Files(kind="files", paths=[str(tmp_path / f"rows.{format}")]))
     assert not rows
-    with pytest.raises(UserError, match="no column 'text'.*the columns are body, title"):
+    with pytest.raises(UserError, match=r"no column 'text'.*the columns are body, title"):
         source.bad.check(0, 0.01, where="data", key="tokenisation.max_bad_rows")
 
 
 def test_a_pattern_without_files_says_where_it_looked(tmp_path):
-    with pytest.raises(UserError, match="no file matches .*nothing"):
+    with pytest.raises(UserError, match=r"no file matches .*nothing"):
         rows_of(Files(kind="files", paths=[str(tmp_path / "nothing*.jsonl")]))
 
 
@@ -151,9 +152,7 @@ def test_bad_rows_up_to_the_bound_are_allowed_and_more_are_an_error():
 def test_task_families_are_mixed_evenly_and_groups_change_no_task():
     families = {"arithmetic": {"rows": 30}, "multiple_choice": {"rows": 10}}
     whole, _ = rows_of(Tasks(kind="tasks", form="rl", families=families), seed=1)
-    parts = [
-        rows_of(Tasks(kind="tasks", form="rl", families=families, groups=2), group, seed=1)[0] for group in (0, 1)
-    ]
+    parts = [rows_of(Tasks(kind="tasks", form="rl", families=families, groups=2), group, seed=1)[0] for group in (0, 1)]
     assert whole[::2] == parts[0] and whole[1::2] == parts[1]
     first_half = [row["agent_ref"]["name"] for row in whole[:20]]
     assert sorted(first_half.count(name) for name in set(first_half)) == [5, 15]
@@ -175,7 +174,9 @@ def test_shards_roll_over_at_their_size_and_keep_the_order(tmp_path):
 
 def test_the_text_of_a_row_is_all_its_natural_text():
     assert text_of({"text": "a"}) == "a"
-    chat = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "reasoning_content": "r", "content": "a"}]}
+    chat = {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "reasoning_content": "r", "content": "a"}]
+    }
     assert text_of(chat) == "q\nr\na"
     assert text_of({"responses_create_params": {"input": [{"role": "user", "content": "p"}]}}) == "p"
 

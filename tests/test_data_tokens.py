@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_jobs import recipe_file, script
 
+from data_jobs import recipe_file, script
 from nano3.artifacts import building, read_manifest, verify
 from nano3.data import tokenizer as tokenizers
 from nano3.data.indexed import IndexedWriter, read_indexed, token_dtype
@@ -70,10 +70,10 @@ def test_an_index_that_does_not_fit_its_data_is_an_error(tmp_path):
 
 
 def test_every_document_ends_with_one_eos_also_when_it_was_cut(tmp_path):
-    statistics, found = run(TEXTS, tmp_path, max_document_tokens=12)
+    statistics, found = run(TEXTS, tmp_path, max_document_tokens=24)
     assert 0 < statistics.truncated < len(TEXTS)
     for indexed in found.values():
-        assert indexed.lengths.max() == 12
+        assert indexed.lengths.max() == 24
         for i in range(len(indexed)):
             assert indexed[i][-1] == EOS and EOS not in indexed[i][:-1]
 
@@ -142,7 +142,16 @@ def inputs(tmp_path, monkeypatch):
         write_shards(({"id": str(i), "text": text} for i, text in enumerate(TEXTS)), raw.path)
     with building(Path("results/t/tokenizer"), kind="tokenizer", config={}) as tokenizer:
         tokenizers.save_trained(TOKENIZER, tokenizer.path)
-    return ["--recipe", str(recipe), "--dataset", "mine", "--raw", "results/t/raw", "--tokenizer", "results/t/tokenizer"]
+    return [
+        "--recipe",
+        str(recipe),
+        "--dataset",
+        "mine",
+        "--raw",
+        "results/t/raw",
+        "--tokenizer",
+        "results/t/tokenizer",
+    ]
 
 
 def test_the_script_publishes_the_same_bytes_twice(inputs):

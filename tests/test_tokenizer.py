@@ -56,7 +56,11 @@ def test_code_survives_encoding_and_indentation_is_cheap():
 
 def test_every_digit_is_a_token_of_its_own():
     assert TOKENIZER.encode("x = 98765").tokens[-5:] == list("98765")
-    assert not [token for token in TOKENIZER.get_vocab() if len(token) > 1 and any(c.isdigit() for c in token) and "SPECIAL" not in token]
+    assert not [
+        token
+        for token in TOKENIZER.get_vocab()
+        if len(token) > 1 and any(c.isdigit() for c in token) and "SPECIAL" not in token
+    ]
 
 
 def test_training_twice_gives_the_same_bytes():
@@ -94,10 +98,21 @@ def test_an_existing_directory_is_copied_without_weights_and_checked(directory, 
     (source / "model.safetensors").write_bytes(b"heavy")
     copy = tmp_path / "copy"
     copy.mkdir()
-    assert tokenizers.copy_existing(str(source), "main", copy) is None
+    assert tokenizers.copy_existing(str(source), "main", copy) == {"chat_template": "its own"}
     assert not (copy / "model.safetensors").exists()
     facts = tokenizers.check(copy, model_vocab_size=SIZE)
     assert facts["vocab_size"] == SIZE and facts["special_tokens"]["<|im_end|>"] == 11
+
+
+def test_an_existing_tokenizer_without_a_chat_template_gets_the_recipes(directory, tmp_path):
+    from nano3.chat.template import chat_template, template_of
+
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    for folder in (source, copy):
+        folder.mkdir()
+    shutil.copy(directory / "tokenizer.json", source)
+    assert tokenizers.copy_existing(str(source), "main", copy) == {"chat_template": "the recipe's"}
+    assert template_of(copy) == chat_template()
 
 
 def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(directory):

@@ -57,7 +57,7 @@ def toy_tokenizer():
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=t not in MARKUP, normalized=False) for t in special])
+    tokenizer.add_tokens([AddedToken(t, special=t not in MARKUP, normalized=False) for t in special])
     return tokenizer
 
 

@@ -93,8 +93,11 @@ def interval(values: Sequence[Sequence[float]]) -> dict[str, float]:
     if not len(means):
         raise ValueError("an interval needs at least one value")
     mean, variance = float(means.mean()), float(means.var()) / len(means)
-    trials = mean * (1 - mean) / variance if variance > 0 else float(len(means))
-    trials = min(max(trials, 1.0), float(sum(map(len, values))))
+    answers = sum(map(len, values))
+    if mean in (0.0, 1.0):  # nothing tells how much answers to one prompt go together
+        trials = len(means)
+    else:
+        trials = min(mean * (1 - mean) / variance, answers) if variance > 0 else answers
     centre = (mean + Z95**2 / (2 * trials)) / (1 + Z95**2 / trials)
     half = Z95 / (1 + Z95**2 / trials) * math.sqrt(mean * (1 - mean) / trials + Z95**2 / (4 * trials**2))
     return {"mean": mean, "low": max(0.0, centre - half), "high": min(1.0, centre + half)}

@@ -56,7 +56,7 @@ def build_sft_data(raw: dict[str, list[Path]], tokenizer: Path, output: Path, co
         spool.close()
         train = [index for dataset in blend for index, copies in dataset.train_sequences for _ in range(copies)]
         valid = [index for dataset in blend for index in dataset.valid_sequences]
-        splits = {"train": train, "valid": valid} if config["valid"] else {"train": train}
+        splits = {"train": train, "valid": valid}
         counts = {split: _pack_split(output / split, chosen, spool, config) for split, chosen in splits.items()}
         datasets = _dataset_statistics(blend, spool, config)
     return {"splits": counts, "datasets": datasets, "totals": _totals(blend)}

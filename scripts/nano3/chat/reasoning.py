@@ -40,7 +40,8 @@ def cut_traces(
     """Cut the reasoning of the answers from `first` on at a random budget; the answers themselves stay as they are.
 
     The budget is uniform between 1 token and one less than the longest trace, so at least one trace is cut; shorter
-    traces are within it and stay whole. Returns the messages and the budget in tokens; None where no trace has two.
+    traces are within it and stay whole. Returns the messages and the budget in tokens; None
+    where no trace has two tokens or nothing readable would be left.
     `tokenizer` is a `tokenizers.Tokenizer`.
     """
     traces = [i for i in range(first, len(messages)) if has_reasoning(messages[i])]
@@ -54,5 +55,7 @@ def cut_traces(
         if len(encoding.ids) > budget:
             # The next token's start, so that a character of several tokens is kept whole or not at all.
             kept = messages[i]["reasoning_content"][: encoding.offsets[budget][0]]
+            if not kept.strip():
+                return None
             result[i] = {**messages[i], "reasoning_content": kept}
     return result, budget

@@ -5,12 +5,13 @@ shares of categories without released data are spread over the others in proport
 `shards.json` tells which data set and category each prefix is, for validation by data set and for the report."""
 
 import json
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nano3.artifacts import read_manifest
+from nano3.artifacts import read_manifest, verify
 from nano3.data.indexed import bin_path, index_path
 from nano3.data.raw import artifact_directory
 from nano3.errors import UserError
@@ -50,7 +51,11 @@ class BlendData:
 
     def shard_of(self, prefix: str) -> Shard:
         """The shard that a prefix belongs to."""
-        return next(shard for shard in self.shards if shard.path == prefix.rsplit("/", 1)[0])
+        return self._by_path[prefix.rsplit("/", 1)[0]]
+
+    @cached_property
+    def _by_path(self) -> dict[str, Shard]:
+        return {shard.path: shard for shard in self.shards}
 
 
 def find_shards(directories: list[Path]) -> tuple[list[Shard], dict[str, Any]]:
@@ -76,13 +81,14 @@ def find_shards(directories: list[Path]) -> tuple[list[Shard], dict[str, Any]]:
         common = {key: statistics[key] for key in ("eos_id", "vocab_size")}
         config = manifest.config
         shards.append(
-            Shard(_relative(directory), config["dataset"], config["group"], statistics["tokens"], statistics["bytes"], {})
+            Shard(
+                _relative(directory), config["dataset"], config["group"], statistics["tokens"], statistics["bytes"], {}
+            )
         )
     shards.sort(key=lambda shard: (shard.dataset, shard.group))
-    names = [(shard.dataset, shard.group) for shard in shards]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"--tokens holds group {name[1]} of {name[0]} more than once")
+    for (dataset, group), number in Counter((shard.dataset, shard.group) for shard in shards).items():
+        if number > 1:
+            raise UserError(f"--tokens holds group {group} of {dataset} more than once")
     return shards, common
 
 
@@ -99,20 +105,18 @@ def make_blend(config: dict[str, Any], shards: list[Shard], common: dict[str, An
         by_dataset[shard.dataset].append(shard)
     total = sum(category["share"] for category in categories.values())
     members = {name: _members(name, category, by_dataset) for name, category in categories.items()}
-    shares: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
-    for name, category in categories.items():
-        available = sum(shard.tokens["train"] for shard in members[name])
-        for shard in members[name]:
-            if shard.tokens["train"]:
-                share = category["share"] / total * shard.tokens["train"] / available
-                shares[shard.dataset, shard.group][name] = share
+    spread = {
+        split: {name: _spread(category["share"] / total, members[name], split) for name, category in categories.items()}
+        for split in SPLITS
+    }
+    named = {shard.path for group in members.values() for shard in group}
     used = [
-        Shard(**{**asdict(shard), "shares": shares.get((shard.dataset, shard.group), {})})
+        replace(shard, shares={name: part[shard.path] for name, part in spread["train"].items() if shard.path in part})
         for shard in shards
-        if any(shard in group for group in members.values())
+        if shard.path in named
     ]
-    blend = BlendData({split: _weights(used, split, categories, total) for split in SPLITS}, used, **common)
-    return blend, _statistics(config, categories, total, members, used, blend)
+    blend = BlendData({split: _weights(spread[split], split) for split in SPLITS}, used, **common)
+    return blend, _statistics(config, total, members, blend)
 
 
 def write_blend(blend: BlendData, directory: Path) -> None:
@@ -150,6 +154,22 @@ def read_blend(directory: Path) -> BlendData:
     return BlendData(splits, shards, about["eos_id"], about["vocab_size"])
 
 
+def verify_shards(directory: Path, *, hashes: bool = True) -> None:
+    """Check every token file of a blend: its artifact is the one that was weighed, and its files are unchanged.
+
+    hashes: also the content, not just sizes. Raises UserError that names the file, or the artifact that was made anew
+    since."""
+    blend, inputs = read_blend(directory), read_manifest(directory).inputs
+    for shard in blend.shards:
+        manifest = verify(shard.path, hashes=hashes)
+        expected = inputs[f"tokens/{shard.dataset}/{shard.group}"]
+        if manifest.digest != expected:
+            raise UserError(
+                f"{shard.path} was made anew after {directory} had weighed it.\n  expected manifest {expected}\n"
+                f"  actual   manifest {manifest.digest}\n  Make the blend again:  snakemake --force {directory}"
+            )
+
+
 def _members(name: str, category: dict[str, Any], by_dataset: dict[str, list[Shard]]) -> list[Shard]:
     """The shards of a category's data sets."""
     missing = sorted(set(category["datasets"]) - set(by_dataset))
@@ -164,44 +184,42 @@ def _members(name: str, category: dict[str, Any], by_dataset: dict[str, list[Sha
     return shards
 
 
-def _weights(
-    used: list[Shard], split: str, categories: dict[str, Any], total: float
-) -> list[tuple[float, str]]:
-    """(weight, prefix) of the shards that are not empty; within a category by the tokens of this split."""
+def _spread(share: float, shards: list[Shard], split: str) -> dict[str, float]:
+    """A category's share of the tokens by shard path, in proportion to the shards' tokens; without empty ones."""
+    available = sum(shard.tokens[split] for shard in shards)
+    return {shard.path: share * shard.tokens[split] / available for shard in shards if shard.tokens[split]}
+
+
+def _weights(spread: dict[str, dict[str, float]], split: str) -> list[tuple[float, str]]:
+    """(weight, prefix) of a split: a shard's parts of all categories together."""
     weights: dict[str, float] = defaultdict(float)
-    for name, category in categories.items():
-        members = [shard for shard in used if shard.dataset in category["datasets"]]
-        available = sum(shard.tokens[split] for shard in members)
-        for shard in members:
-            if shard.tokens[split]:
-                weights[shard.prefix(split)] += category["share"] / total * shard.tokens[split] / available
-    # A category that holds no document out leaves a gap in the held-out splits.
-    scale = sum(weights.values()) or 1.0
+    for parts in spread.values():
+        for path, part in parts.items():
+            weights[f"{path}/{split}"] += part
+    scale = sum(weights.values())  # below 1 where a category has no held-out document
     return [(weight / scale, prefix) for prefix, weight in sorted(weights.items())]
 
 
 def _statistics(
-    config: dict[str, Any],
-    categories: dict[str, Any],
-    total: float,
-    members: dict[str, list[Shard]],
-    used: list[Shard],
-    blend: BlendData,
+    config: dict[str, Any], total: float, members: dict[str, list[Shard]], blend: BlendData
 ) -> dict[str, Any]:
+    """For the manifest: shares asked and effective, tokens there are, and the epochs that they make.
+
+    total: percent of the categories that have data; members: those categories' shards."""
     asked = sum(category["share"] for category in config["categories"].values())
     by_category = {}
     for name, category in config["categories"].items():
-        effective = 100 * category["share"] / total if name in categories else 0.0
+        effective = 100 * category["share"] / total if name in members else 0.0
         available = sum(shard.tokens["train"] for shard in members.get(name, []))
         by_category[name] = {
             "asked_percent": round(100 * category["share"] / asked, 4),
             "effective_percent": round(effective, 4),
-            "released": name in categories,
+            "released": bool(category["datasets"]),
             "tokens_available": available,
             "epochs": round(config["tokens"] * effective / 100 / available, 4) if available else None,
         }
     by_dataset: dict[str, dict[str, Any]] = {}
-    for shard in used:
+    for shard in blend.shards:
         entry = by_dataset.setdefault(shard.dataset, {"percent": 0.0, "tokens_available": 0})
         entry["percent"] += 100 * sum(shard.shares.values())
         entry["tokens_available"] += shard.tokens["train"]
@@ -213,7 +231,7 @@ def _statistics(
         "categories": by_category,
         "datasets": by_dataset,
         "unreleased_percent": round(100 * (asked - total) / asked, 4),
-        "empty_shards": {split: len(used) - len(blend.splits[split]) for split in SPLITS},
+        "empty_shards": {split: len(blend.shards) - len(blend.splits[split]) for split in SPLITS},
     }
 
 

@@ -41,7 +41,7 @@ class Listing:
 def list_repository(repo: str, revision: str) -> Listing:
     """The data files of a repository at a revision, which is resolved to a commit."""
     info = _retry(
-        lambda: _api().dataset_info(repo, revision=revision, files_metadata=True), repo=repo, what="listing"
+        lambda: _api().dataset_info(repo, revision=revision, files_metadata=True), repo=repo, what="the listing"
     )
     files = [
         SourceFile(entry.rfilename, entry.size or 0)
@@ -87,10 +87,21 @@ def download(repo: str, name: str, commit: str) -> Path:
     )
 
 
+def download_matching(repo: str, revision: str, patterns: list[str]) -> tuple[Path, str]:
+    """The files of a model repository that match glob patterns: (folder in the local hub cache, commit)."""
+    from huggingface_hub import snapshot_download
+
+    commit = _retry(lambda: _api().model_info(repo, revision=revision), repo=repo, what="the listing").sha
+    folder = _retry(
+        lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, endpoint=_endpoint()),
+        repo=repo,
+        what=", ".join(patterns),
+    )
+    return Path(folder), commit
+
+
 def _files_of_config(listing: Listing, subset: str, split: str) -> list[SourceFile]:
-    patterns = [
-        pattern for name, pattern in listing.configs[subset] if _canonical(name) == _canonical(split)
-    ]
+    patterns = [pattern for name, pattern in listing.configs[subset] if _canonical(name) == _canonical(split)]
     if not patterns:
         found = sorted({name for name, _ in listing.configs[subset]})
         raise UserError(
@@ -182,8 +193,9 @@ def _api() -> Any:
 def _retry(call: Callable[[], Result], *, repo: str, what: str) -> Result:
     """Call with exponential backoff on network errors; what the user must do is an error at once."""
     from huggingface_hub.errors import (
-        EntryNotFoundError,
         GatedRepoError,
+        OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -193,20 +205,25 @@ def _retry(call: Callable[[], Result], *, repo: str, what: str) -> Result:
             return call()
         except GatedRepoError:
             raise UserError(
-                f"{repo} is gated: accept its terms at https://huggingface.co/datasets/{repo},"
+                f"{repo} is gated: accept its terms on its page at {_endpoint() or 'https://huggingface.co'},"
                 " then set HF_TOKEN to a token of that account"
             ) from None
         except RepositoryNotFoundError:
             raise UserError(
                 f"{repo} does not exist on the hub, or is private and HF_TOKEN is not set or may not read it"
             ) from None
-        except (RevisionNotFoundError, EntryNotFoundError) as error:
+        except (RevisionNotFoundError, RemoteEntryNotFoundError) as error:
             raise UserError(f"{repo}: {what} not found at this revision ({error})") from None
+        except OfflineModeIsEnabled:
+            raise UserError(
+                f"{repo}: {what} must be fetched, but HF_HUB_OFFLINE is set. Unset it, or fetch the files elsewhere"
+                " and name the local path in the recipe."
+            ) from None
         except Exception as error:
             if attempt + 1 == ATTEMPTS:
                 raise UserError(
                     f"{repo}: {what} failed {ATTEMPTS} times; the last error was {type(error).__name__}: {error}\n"
-                    "  Check the network and HF_ENDPOINT, or fetch the files and use a data set of kind `files`."
+                    "  Check the network and HF_ENDPOINT, or fetch the files elsewhere and name the local path."
                 ) from error
             time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
     raise AssertionError("unreachable")

@@ -53,13 +53,11 @@ class JsonlWriter:
 
     def __init__(self, path: Path):
         self.bytes = 0  # before compression
-        self._file: BinaryIO = Path(path).open("wb")
+        self._file: BinaryIO = Path(path).open("wb")  # noqa: SIM115
         if path.suffix == ".zst":
             import zstandard
 
-            self._stream: Any = zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(
-                self._file, closefd=False
-            )
+            self._stream: Any = zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(self._file, closefd=False)
         elif path.suffix == ".gz":
             # Neither name nor time go into the header, so that equal rows give equal files.
             self._stream = gzip.GzipFile(filename="", mode="wb", fileobj=self._file, mtime=0)
@@ -152,13 +150,9 @@ def _frames(file: BinaryIO, new_frame: Any, path: Path) -> Iterator[bytes]:
     except Exception as error:
         if not _is_corruption(error):
             raise
-        raise UserError(
-            f"{path} is damaged or not a {path.suffix} file ({error}). Fetch or make it again."
-        ) from None
+        raise UserError(f"{path} is damaged or not a {path.suffix} file ({error}). Fetch or make it again.") from None
     if fed:
-        raise UserError(
-            f"{path} is cut off: its compressed stream has no end. Fetch or make the file again."
-        )
+        raise UserError(f"{path} is cut off: its compressed stream has no end. Fetch or make the file again.")
 
 
 def _is_corruption(error: Exception) -> bool:

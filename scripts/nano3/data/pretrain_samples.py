@@ -48,9 +48,7 @@ class PretrainSamples:
     samples: sequences that training will ask for in all (a part of what determines the order);
     cache_dir: where Megatron keeps its index files, below the stage's work directory."""
 
-    def __init__(
-        self, blend_dir: Path, split: str, sequence_length: int, samples: int, seed: int, cache_dir: Path
-    ):
+    def __init__(self, blend_dir: Path, split: str, sequence_length: int, samples: int, seed: int, cache_dir: Path):
         self.blend = read_blend(blend_dir)
         entries = self.blend.splits[split]
         if not entries:
@@ -112,8 +110,8 @@ class PretrainSamples:
 class ValidSet:
     """Fixed sequences of one data set's held-out documents.
 
-    tokens: int64 [n, sequence_length + 1]; shorter in the second dimension when all held-out documents together are
-    shorter than one window, never padded. bytes_per_token: mean UTF-8 bytes of a token of the split, EOS counted as a
+    tokens: int64 [n, sequence_length + 1]; shorter in the second dimension when no shard holds a full window, never
+    padded. bytes_per_token: mean UTF-8 bytes of a token of the split, EOS counted as a
     token, so that bits per byte = loss per token / ln 2 / bytes_per_token."""
 
     dataset: str
@@ -121,9 +119,7 @@ class ValidSet:
     bytes_per_token: float
 
 
-def valid_sets(
-    blend_dir: Path, sequence_length: int, sequences: int, *, split: str = "valid"
-) -> dict[str, ValidSet]:
+def valid_sets(blend_dir: Path, sequence_length: int, sequences: int, *, split: str = "valid") -> dict[str, ValidSet]:
     """For each data set of the blend, up to `sequences` windows spread evenly over its held-out documents in order.
 
     Data sets without held-out tokens are left out. Raises UserError if all are."""
@@ -135,21 +131,29 @@ def valid_sets(
         raise UserError(f"{blend_dir} has no {split} documents; raise tokenisation.held_out or add data")
     sets = {}
     for dataset, names in sorted(prefixes.items()):
-        stream = np.concatenate([read_indexed(name).tokens for name in names]).astype(np.int64)
+        streams = [read_indexed(name).tokens for name in names]
         shards = [blend.shard_of(name) for name in names]
         size = sum(shard.bytes[split] for shard in shards) / sum(shard.tokens[split] for shard in shards)
-        sets[dataset] = ValidSet(dataset, _windows(stream, sequence_length, sequences), size)
+        sets[dataset] = ValidSet(dataset, _windows(streams, sequence_length, sequences), size)
     return sets
 
 
-def _windows(stream: np.ndarray, sequence_length: int, sequences: int) -> torch.Tensor:
-    """Windows [n, sequence_length + 1] of a token stream, spread evenly; one short window if there is no full one."""
-    possible = (len(stream) - 1) // sequence_length
-    if possible < 1:
-        return torch.from_numpy(stream)[None]
-    count = min(sequences, possible)
-    starts = [index * possible // count * sequence_length for index in range(count)]
-    return torch.from_numpy(np.stack([stream[start : start + sequence_length + 1] for start in starts]))
+def _windows(streams: list[np.ndarray], sequence_length: int, sequences: int) -> torch.Tensor:
+    """Windows int64 [n, sequence_length + 1] spread evenly over token streams, none across two of them.
+
+    One short window of all tokens if no stream holds a full one. Reads only what it returns (memory maps)."""
+    ends = np.cumsum([(len(stream) - 1) // sequence_length for stream in streams])
+    possible = int(ends[-1])
+    if not possible:
+        whole = np.concatenate(streams)[: sequence_length + 1]
+        return torch.from_numpy(whole.astype(np.int64))[None]
+    windows = []
+    for index in range(min(sequences, possible)):
+        number = index * possible // min(sequences, possible)
+        stream = int(np.searchsorted(ends, number, side="right"))
+        start = (number - int(ends[stream - 1] if stream else 0)) * sequence_length
+        windows.append(streams[stream][start : start + sequence_length + 1].astype(np.int64))
+    return torch.from_numpy(np.stack(windows))
 
 
 def _build(

@@ -45,9 +45,7 @@ def dataset_of(directory: Path) -> tuple[str, int]:
     manifest = read_manifest(directory)
     config: Any = manifest.config
     if manifest.kind not in ("raw", "tokens") or "dataset" not in config:
-        raise UserError(
-            f"{directory} is an artifact of kind {manifest.kind!r}; raw shards or tokens were expected"
-        )
+        raise UserError(f"{directory} is an artifact of kind {manifest.kind!r}; raw shards or tokens were expected")
     return config["dataset"], config["group"]
 
 
@@ -60,5 +58,3 @@ def text_of(row: Row) -> str:
         return messages
     parts = [message.get(key) for message in messages for key in ("reasoning_content", "content")]
     return "\n".join(part for part in parts if isinstance(part, str))
-
-

@@ -50,15 +50,11 @@ def read_rows(source: Source) -> Iterator[Row]:
         listing = hub.list_repository(dataset.repo, dataset.revision)
         source.facts["commit"] = listing.commit
         chosen = hub.select_files(listing, dataset.subset, dataset.split)
-        rows = _table_rows(
-            source, dataset, chosen, lambda name: hub.download(dataset.repo, name, listing.commit)
-        )
+        rows = _table_rows(source, dataset, chosen, lambda name: hub.download(dataset.repo, name, listing.commit))
     else:
         source.facts["python"] = python_text.python_version()
         read = {"python_code": python_text.python_code, "python_docs": python_text.python_docs}[dataset.kind]
-        rows = read(
-            max_bytes=dataset.max_bytes, groups=dataset.groups, group=source.group, bad=source.bad
-        )
+        rows = read(max_bytes=dataset.max_bytes, groups=dataset.groups, group=source.group, bad=source.bad)
     return (_named(row, source) for row in rows)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from nano3.data import hub
 from nano3.data.raw import artifact_directory
 from nano3.errors import UserError
 
@@ -34,6 +35,16 @@ NAMED = {
 }
 # Markup that a reader of the answer needs to see, so `skip_special_tokens` keeps it.
 MARKUP = {token for id, token in NAMED.items() if id >= 12}
+# What a tokenizer's directory may consist of; not weights, not code.
+TOKENIZER_FILES = [
+    "tokenizer*.json",
+    "tokenizer*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template.jinja",
+]
 NEEDED = (END_OF_TEXT, IM_START, IM_END, THINK, END_THINK)
 
 # Words with one leading space; single digits, so that numbers are read and written place by place; runs of other
@@ -92,7 +103,6 @@ def _with_visible_markup(tokenizer: Tokenizer) -> Tokenizer:
 def save_trained(tokenizer: Tokenizer, directory: Path) -> None:
     """Write the directory that `transformers.AutoTokenizer.from_pretrained` loads, chat template included."""
     tokenizer.save(str(directory / "tokenizer.json"), pretty=False)
-    template = resources.files("nano3.chat").joinpath("template.jinja").read_text(encoding="utf-8")
     roles = {"bos_token": BOS, "eos_token": END_OF_TEXT, "pad_token": PAD, "unk_token": UNKNOWN}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -100,21 +110,22 @@ def save_trained(tokenizer: Tokenizer, directory: Path) -> None:
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         **roles,
-        "chat_template": template,
+        "chat_template": _template(),
     }
     _write_json(directory / "tokenizer_config.json", config)
     _write_json(directory / "special_tokens_map.json", roles)
 
 
-def copy_existing(path: str, revision: str, directory: Path) -> str | None:
-    """Copy a tokenizer from a local directory or the hub; returns the hub commit, None for a local one.
+def copy_existing(path: str, revision: str, directory: Path) -> dict[str, str]:
+    """Copy a tokenizer from a local directory or the hub; returns facts for the manifest (hub commit, template).
 
-    Raises UserError if there is none. Weights and code are not copied."""
-    source, commit = Path(path), None
+    Weights and code are not copied. Without a chat template of its own it gets the recipe's. Raises UserError if
+    there is no fast tokenizer."""
+    source, facts = Path(path), {}
     if not source.is_dir():
-        source, commit = _from_hub(path, revision)
-    names = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
-    files = sorted({file for name in names for file in source.glob(name) if file.is_file()})
+        source, commit = hub.download_matching(path, revision, TOKENIZER_FILES)
+        facts["commit"] = commit
+    files = sorted({file for name in TOKENIZER_FILES for file in source.glob(name) if file.is_file()})
     if not any(file.name == "tokenizer.json" for file in files):
         raise UserError(
             f"{path} has no tokenizer.json; found {', '.join(f.name for f in files) or 'no tokenizer files'}.\n"
@@ -122,7 +133,11 @@ def copy_existing(path: str, revision: str, directory: Path) -> str | None:
         )
     for file in files:
         shutil.copyfile(file, directory / file.name)
-    return commit
+    facts["chat_template"] = "its own"
+    if not _has_template(directory):
+        (directory / "chat_template.jinja").write_text(_template(), encoding="utf-8")
+        facts["chat_template"] = "the recipe's"
+    return facts
 
 
 def check(directory: Path, *, model_vocab_size: int) -> dict[str, Any]:
@@ -133,14 +148,14 @@ def check(directory: Path, *, model_vocab_size: int) -> dict[str, Any]:
     missing = [token for token in NEEDED if tokenizer.token_to_id(token) is None]
     if missing:
         raise UserError(
-            f"the tokenizer in {directory} has no {', '.join(missing)}.\n"
+            f"the tokenizer has no {', '.join(missing)}.\n"
             "  Documents end with <|endoftext|> and chats use the other four, each as one token. Use a tokenizer of"
             " the Nemotron 3 family, or train one:  tokenizer: {kind: train, ...}"
         )
     size = vocab_size(tokenizer)
     if size > model_vocab_size:
         raise UserError(
-            f"the tokenizer in {directory} has {size} tokens, but model.vocab_size is {model_vocab_size}."
+            f"the tokenizer has {size} tokens, but model.vocab_size is {model_vocab_size}."
             f"\n  Set model.vocab_size to at least {size} (a multiple of 128 is fastest)."
         )
     return {"vocab_size": size, "special_tokens": {token: tokenizer.token_to_id(token) for token in NEEDED}}
@@ -173,29 +188,21 @@ def training_texts(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
         yield text
 
 
+def _template() -> str:
+    return resources.files("nano3.chat").joinpath("template.jinja").read_text(encoding="utf-8")
+
+
+def _has_template(directory: Path) -> bool:
+    config = directory / "tokenizer_config.json"
+    return (directory / "chat_template.jinja").is_file() or (
+        config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    )
+
+
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     texts = iter(texts)
     while batch := list(islice(texts, _BATCH)):
         yield batch
-
-
-def _from_hub(repo: str, revision: str) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=["tokenizer*", "special_tokens_map.json", "chat_template*", "vocab.*", "merges.txt"],
-            )
-        )
-    except Exception as error:
-        raise UserError(
-            f"tokenizer.path {repo!r} is neither a local directory nor can it be fetched from the hub"
-            f" ({type(error).__name__}: {error})"
-        ) from None
-    return folder, folder.name  # the hub's cache names a snapshot's folder by its commit
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -71,7 +71,8 @@ def tokenise(
     end = tokenizer.token_to_id(END_OF_TEXT)
     if end is None:
         raise UserError(f"the tokenizer has no {END_OF_TEXT}, which must end every document")
-    # A document that spells a control token must not become one: it could end the document in its middle.
+    # A document that spells a control token must not become one: it could end the document in its middle. This is a
+    # setting of the tokenizer object and stays on.
     tokenizer.encode_special_tokens = True
     dtype = token_dtype(vocab_size(tokenizer))
     statistics = TokenStatistics()

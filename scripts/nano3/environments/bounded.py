@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 
+from nano3.errors import UserError
+
 MEMORY_BYTES = 4 << 30
 
 _lock = threading.Lock()
@@ -27,7 +29,8 @@ def call(function: str, *arguments: object, seconds: float) -> object:
     """Return function(*arguments), computed in the child. Arguments and result pass as JSON.
 
     function: "package.module:name"; importing the module does not count against `seconds` of wall time.
-    Raises CheckFailed.
+    Raises CheckFailed for what the arguments cause, UserError when the check can't run at all: a missing package
+    must not look like a wrong answer.
     """
     request = json.dumps({"function": function, "arguments": arguments, "seconds": seconds}) + "\n"
     with _lock:
@@ -43,6 +46,10 @@ def call(function: str, *arguments: object, seconds: float) -> object:
     if not reply:
         raise CheckFailed(f"no result within {seconds:g} s")
     result = json.loads(reply)
+    if "missing" in result:
+        raise UserError(
+            f"{function} can't be loaded: {result['missing']}. Install what pyproject.toml lists: pip install -e ."
+        )
     if "error" in result:
         raise CheckFailed(result["error"])
     return result["value"]
@@ -73,24 +80,33 @@ def _running() -> subprocess.Popen:
             start_new_session=True,  # Ctrl-C is the parent's business
         )
         _owner = os.getpid()
+        if not _child.stdout.readline():
+            stop()
+            raise UserError(f"{sys.executable} -m {__spec__.name} does not start; run it by hand to see why")
     return _child
 
 
 def _serve() -> None:
     """The child: answer requests, one JSON object a line, until standard input closes."""
+    import contextlib
     import faulthandler
     import importlib
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # not every system can limit memory
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not reach the protocol
+    replies.write("{}\n")  # ready
     for line in sys.stdin:
         request = json.loads(line)
+        module, name = request["function"].split(":")
         try:
-            module, name = request["function"].split(":")
             function = getattr(importlib.import_module(module), name)
+        except Exception as error:
+            replies.write(json.dumps({"missing": f"{type(error).__name__}: {error}"}) + "\n")
+            continue
+        try:
             faulthandler.dump_traceback_later(request["seconds"], exit=True)
             result = {"value": function(*request["arguments"])}
         except Exception as error:

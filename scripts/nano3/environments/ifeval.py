@@ -53,9 +53,16 @@ def holds(count: int, relation: str, threshold: int) -> bool:
     raise UserError(f"relation {relation!r} is unknown, expected at least, less than, at most, more than or exactly")
 
 
+def _listed(words: Sequence[str]) -> Sequence[str]:
+    """The words; a lone string would be read letter by letter."""
+    if isinstance(words, str):
+        raise UserError(f"{words!r} is text, expected a list of words")
+    return words
+
+
 def existence(text: str, *, keywords: Sequence[str]) -> bool:
     lowered = text.lower()
-    return all(keyword.strip().lower() in lowered for keyword in keywords)
+    return all(keyword.strip().lower() in lowered for keyword in _listed(keywords))
 
 
 def frequency(text: str, *, keyword: str, frequency: int, relation: str) -> bool:
@@ -63,7 +70,7 @@ def frequency(text: str, *, keyword: str, frequency: int, relation: str) -> bool
 
 
 def forbidden_words(text: str, *, forbidden_words: Sequence[str]) -> bool:
-    return not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in forbidden_words)
+    return not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in _listed(forbidden_words))
 
 
 def letter_frequency(text: str, *, letter: str, let_frequency: int, let_relation: str) -> bool:

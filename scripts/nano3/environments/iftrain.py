@@ -7,6 +7,7 @@ palindrome), the instruction decides here.
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 from nano3.environments.ifeval import forbidden_words, frequency, holds, letter_frequency, split_sentences
 
@@ -137,7 +138,7 @@ def keyword_position(text: str, *, keyword: str, n: int, m: int) -> bool:
 def no_consecutive_initials(text: str) -> bool:
     """No word starts with the letter that follows the first letter of the word before it."""
     initials = [ord(word[0]) for word in text.lower().split()]
-    return all(after - before != 1 for before, after in zip(initials, initials[1:], strict=False))
+    return all(after - before != 1 for before, after in pairwise(initials))
 
 
 def palindrome(text: str) -> bool:

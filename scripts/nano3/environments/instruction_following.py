@@ -4,8 +4,6 @@ Row format of NeMo-Gym's instruction_following:
 row["instruction_id_list"] names the constraints, row["kwargs"] holds one object of arguments (or null) for each.
 """
 
-import inspect
-
 from nano3.environments import ifeval, iftrain
 from nano3.environments.fields import describe, field, optional
 from nano3.environments.reward import Reward, malformed
@@ -26,13 +24,7 @@ def verify(row: dict, response: str) -> Reward:
     parts = split_response(response)
     if parts.fault:
         return malformed(parts.fault)
-    broken = []
-    for kind, arguments in constraints:
-        try:
-            if not KINDS[kind](parts.answer, **arguments):
-                broken.append(kind)
-        except UserError as error:
-            raise UserError(f"{describe(row)}: {kind}: {error}") from error
+    broken = [kind for kind, arguments in constraints if not _follows(row, kind, parts.answer, arguments)]
     followed = len(constraints) - len(broken)
     value = followed / len(constraints) if mode == "fraction" else float(not broken)
     reason = f"follows {followed} of {len(constraints)}" + (f", not {', '.join(broken)}" if broken else "")
@@ -54,9 +46,13 @@ def _constraints(row: dict) -> list[tuple[str, dict]]:
             raise UserError(f"{describe(row)}: instruction {kind!r} is unknown. Known: {', '.join(sorted(KINDS))}")
         # Columnar files give every row the union of all arguments, with null for those it does not use.
         used = {name: value for name, value in (given or {}).items() if value is not None}
-        try:
-            inspect.signature(KINDS[kind]).bind("", **used)
-        except TypeError as error:
-            raise UserError(f"{describe(row)}: {kind}: {error} in kwargs {used!r:.80}") from error
+        _follows(row, kind, "", used)  # a wrong argument shows before there is an answer
         result.append((kind, used))
     return result
+
+
+def _follows(row: dict, kind: str, answer: str, arguments: dict) -> bool:
+    try:
+        return KINDS[kind](answer, **arguments)
+    except (TypeError, ValueError, AttributeError, UserError) as error:
+        raise UserError(f"{describe(row)}: {kind} can't use kwargs {arguments!r:.80}: {error}") from error

@@ -101,9 +101,9 @@ def reinforcement(stage: Stage) -> list[Figure]:
     note = "Thin: the step's own prompts. Strong, with dots: the same held-out prompts every time."
     figures = (
         _figure("Reward by environment", [*train, *valid], "step", "mean reward", note, from_zero=True, percent=True),
-        _figure("Response length", length, "step", "tokens, mean", "", from_zero=True),
-        _figure("Finished responses", finished, "step", "share", "", from_zero=True, percent=True),
-        _figure("Well-formed responses", formed, "step", "share", "", from_zero=True, percent=True),
+        _figure("Response length", length, "step", "mean tokens", "", from_zero=True),
+        _figure("Finished responses", finished, "step", "share of responses", "", from_zero=True, percent=True),
+        _figure("Well-formed responses", formed, "step", "share of responses", "", from_zero=True, percent=True),
         _figure("Entropy", entropy, "step", "nats per token", "How undecided the policy is.", from_zero=True),
     )
     return [figure for figure in figures if figure]
@@ -165,7 +165,8 @@ def _figure(title: str, series: Iterable[Series], x: str, y: str, note: str, **o
         return None
     legend = tuple((line.name, line.colour, line.dashed) for line in drawn if not line.faint)
     svg = line_chart(drawn, title=title, x_label=x, y_label=y, **options)
-    return Figure(title, svg, " ".join(part for part in (f"{y[0].upper()}{y[1:]}.", note) if part), legend)
+    unit = f"{y[0].upper()}{y[1:]}." if y.lower() not in title.lower() else ""
+    return Figure(title, svg, f"{unit} {note}".strip(), legend)
 
 
 def _pair(rows: _Rows, key: str, colour: int) -> list[Series]:

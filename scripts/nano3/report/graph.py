@@ -6,7 +6,7 @@ from html import escape
 from nano3.artifacts.lineage import Group, Lineage, grouped
 from nano3.report.svg import number
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 158, 44, 22, 40, 8
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 178, 44, 20, 36, 8
 SWEEPS = 8
 # Kind of artifact -> colour of its box's edge: data, model, measurement.
 COLOURS = {"data": 1, "model": 3, "evaluation": 5}
@@ -17,13 +17,15 @@ def draw_lineage(lineage: Lineage) -> str:
     groups, edges = grouped(lineage)
     if not groups:
         return ""
-    layers = _ordered(_layers(len(groups), edges), edges)
-    widest = max(len(layer) for layer in layers)
-    width = 2 * MARGIN + widest * BOX_WIDTH + (widest - 1) * GAP_X
+    edges = _reduced(edges)
+    layers = _layers(len(groups), edges)
+    steps = _routed(layers, edges)
+    layers = _ordered(layers, steps)
+    width = 2 * MARGIN + max(_span(layer) for layer in layers)
     height = 2 * MARGIN + len(layers) * BOX_HEIGHT + (len(layers) - 1) * GAP_Y
     place = _places(layers, width)
-    drawn = [_edge(place[source], place[target]) for source, target in edges]
-    drawn += [_box(groups[index], *place[index]) for index in sorted(place)]
+    drawn = [_edge(place[source], place[target]) for source, target in steps]
+    drawn += [_box(groups[i], *place[i]) if i >= 0 else _pass(*place[i]) for i in sorted(place)]
     described = f"{len(lineage.nodes)} artifacts in {len(groups)} groups, {len(lineage.edges)} edges"
     return (
         f'<svg class="lineage" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img"'
@@ -44,6 +46,26 @@ def standalone(svg: str) -> str:
     )
     head, _, rest = svg.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
+
+
+def _reduced(edges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The edges that don't follow from longer paths: a tokenizer that went into the data of a model is not drawn as an
+    input of the model, too."""
+    targets: dict[int, set[int]] = {}
+    for source, target in edges:
+        targets.setdefault(source, set()).add(target)
+    reach: dict[int, set[int]] = {}
+
+    def reachable(index: int) -> set[int]:
+        if index not in reach:
+            reach[index] = set().union(*({t} | reachable(t) for t in targets.get(index, ())))
+        return reach[index]
+
+    return [
+        (source, target)
+        for source, target in edges
+        if not any(target in reachable(other) for other in targets[source] - {target})
+    ]
 
 
 def _layers(count: int, edges: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -72,6 +94,32 @@ def _layers(count: int, edges: Sequence[tuple[int, int]]) -> list[list[int]]:
     return layers
 
 
+def _routed(layers: list[list[int]], edges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Edges as steps from one layer to the next. Where an edge passes a layer, that layer gets a place for it, a
+    negative index, which all edges of the same source share; so edges run between boxes, never behind them."""
+    depth = {index: row for row, layer in enumerate(layers) for index in layer}
+    passes: dict[tuple[int, int], int] = {}
+    steps = set()
+    for source, target in edges:
+        at = source
+        for row in range(depth[source] + 1, depth[target]):
+            if (source, row) not in passes:
+                passes[source, row] = -len(passes) - 1
+                layers[row].append(passes[source, row])
+            steps.add((at, passes[source, row]))
+            at = passes[source, row]
+        steps.add((at, target))
+    return sorted(steps)
+
+
+def _width(index: int) -> int:
+    return BOX_WIDTH if index >= 0 else 0
+
+
+def _span(layer: list[int]) -> int:
+    return sum(map(_width, layer)) + (len(layer) - 1) * GAP_X
+
+
 def _ordered(layers: list[list[int]], edges: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Barycentre sweeps: neighbours come to stand above each other, so that few edges cross."""
     near: dict[int, list[int]] = {}
@@ -90,30 +138,33 @@ def _ordered(layers: list[list[int]], edges: Sequence[tuple[int, int]]) -> list[
 
 
 def _places(layers: list[list[int]], width: float) -> dict[int, tuple[float, float]]:
-    """Top left corner of every box; layers are centred."""
+    """Middle of the upper edge of every box; layers are centred."""
     place = {}
     for row, layer in enumerate(layers):
-        used = len(layer) * BOX_WIDTH + (len(layer) - 1) * GAP_X
-        for column, index in enumerate(layer):
-            x = (width - used) / 2 + column * (BOX_WIDTH + GAP_X)
-            place[index] = (round(x, 1), MARGIN + row * (BOX_HEIGHT + GAP_Y))
+        x = (width - _span(layer)) / 2
+        for index in layer:
+            place[index] = (round(x + _width(index) / 2, 1), MARGIN + row * (BOX_HEIGHT + GAP_Y))
+            x += _width(index) + GAP_X
     return place
 
 
 def _edge(source: tuple[float, float], target: tuple[float, float]) -> str:
-    x0, y0 = source[0] + BOX_WIDTH / 2, source[1] + BOX_HEIGHT
-    x1, y1 = target[0] + BOX_WIDTH / 2, target[1]
-    bend = max(18.0, (y1 - y0) / 2)
+    x0, y0, x1, y1 = source[0], source[1] + BOX_HEIGHT, *target
+    bend = (y1 - y0) / 2
     return f'<path class="edge" d="M{x0:g} {y0:g}C{x0:g} {y0 + bend:g} {x1:g} {y1 - bend:g} {x1:g} {y1:g}"/>'
 
 
-def _box(group: Group, x: float, y: float) -> str:
+def _pass(x: float, y: float) -> str:
+    return f'<path class="edge" d="M{x:g} {y:g}v{BOX_HEIGHT}"/>'
+
+
+def _box(group: Group, center: float, y: float) -> str:
     first = group.members[0]
     name, note = label(group)
     tooltip = [f"{group.kind}, identity {first.identity}"] if len(group.members) == 1 else [group.kind]
     tooltip += [member.path for member in group.members[:20]]
     tooltip += [f"and {len(group.members) - 20} more"] if len(group.members) > 20 else []
-    center = x + BOX_WIDTH / 2
+    x = center - BOX_WIDTH / 2
     return (
         f'<g><title>{escape(chr(10).join(tooltip))}</title><rect class="box c{COLOURS[_sort(group.kind)]}" x="{x:g}"'
         f' y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>'
@@ -123,17 +174,24 @@ def _box(group: Group, x: float, y: float) -> str:
 
 
 def label(group: Group) -> tuple[str, str]:
-    """Name of a box and the line below it: its size in tokens or rows, and of how many artifacts."""
-    first = group.members[0]
-    name = first.path if len(group.members) == 1 else f"{group.kind} × {len(group.members)}"
-    name = name.removeprefix("data/")
-    note = f"identity {first.identity[:8]}" if len(group.members) == 1 else "shard groups"
+    """Name of a box and the line below it: what it is, or its size in tokens or rows."""
+    first, count = group.members[0], len(group.members)
+    parts = first.path.split("/")
+    notes = []
+    if first.kind in ("raw", "tokens"):  # data/{kind}/{data set}/{shard group}
+        datasets = sorted({member.path.split("/")[-2] for member in group.members})
+        name = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
+        notes.append("raw" if first.kind == "raw" else "")
+    else:
+        name = "/".join(parts[1:] if parts[0] == "data" else parts) if count == 1 else f"{count} × {group.kind}"
     for key in ("tokens", "rows"):
         sizes = [_total(member.statistics.get(key)) for member in group.members]
         if None not in sizes:
-            note = f"{number(sum(sizes))} {key}"
+            notes.append(f"{number(sum(sizes))} {key}")
             break
-    return (name if len(name) <= 22 else f"…{name[-21:]}"), note
+    else:
+        notes.append(f"identity {first.identity[:8]}" if count == 1 else f"{count} artifacts")
+    return (name if len(name) <= 22 else f"{name[:21]}…"), ", ".join(filter(None, notes))
 
 
 def _total(size: object) -> float | None:

@@ -94,6 +94,7 @@ def content(inputs: Inputs) -> dict[str, Any]:
         "tiles": tiles(inputs, lineage),
         "shape": shape(inputs.recipe),
         "rewards": rewards(inputs.evaluations),
+        "chats": [(e.title, e.measured["chats"]) for e in inputs.evaluations if "chats" in e.measured],
         "bits": bits(inputs.evaluations),
         "pretraining": figures.pretraining(pretraining),
         "sft": figures.fine_tuning(sft) if sft else [],
@@ -217,17 +218,11 @@ def sft_data(artifact: Artifact | None) -> dict[str, Any] | None:
     return {"datasets": list(statistics.get("datasets", {}).items()), "splits": list(statistics.get("splits", {}).items())}
 
 
-def rl_data(artifact: Artifact | None) -> list[tuple[str, Any]]:
-    """The RL prompts' counts, as (name, value)."""
+def rl_data(artifact: Artifact | None) -> list[dict[str, Any]]:
+    """The RL prompts: per split its size, its longest prompt, and prompts by environment."""
     if artifact is None:
         return []
-    lines = []
-    for key, value in sorted(artifact.statistics.items()):
-        if isinstance(value, dict) and value and all(isinstance(v, int | float) for v in value.values()):
-            lines.append((key.replace("_", " "), ", ".join(f"{name} {count:,}" for name, count in sorted(value.items()))))
-        elif isinstance(value, int | float):
-            lines.append((key.replace("_", " "), f"{value:,}"))
-    return lines
+    return [{"split": split, **counts} for split, counts in artifact.statistics.get("splits", {}).items()]
 
 
 def cost(stage: Stage) -> dict[str, Any]:

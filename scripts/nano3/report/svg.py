@@ -47,13 +47,12 @@ def line_chart(
     x_low, x_high = min(xs), max(xs)
     y_ticks = ticks(0 if from_zero else min(ys), max(ys), 5)
     y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+    top = TOP + (18 if boundaries else 0)  # room for the names of the phases
     to_x = _scale(x_low, x_high, LEFT, WIDTH - RIGHT)
-    to_y = _scale(y_low, y_high, height - BOTTOM, TOP)
+    to_y = _scale(y_low, y_high, height - BOTTOM, top)
     write = (lambda value: f"{value:.0%}") if percent else number
     parts = [_grid(y_ticks, to_y, write), _x_axis(ticks(x_low, x_high, 6), x_low, x_high, to_x, height, x_label)]
-    for x, label in boundaries:
-        parts.append(f'<line class="boundary" x1="{_r(to_x(x))}" x2="{_r(to_x(x))}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        parts.append(f'<text class="mark" x="{_r(to_x(x) + 5)}" y="{TOP + 10}">{escape(label)}</text>')
+    parts.append(_boundaries(boundaries, to_x, top, height - BOTTOM))
     parts += [_line(s, to_x, to_y) for s in series]
     parts.append(_hover(series, x_low, x_high, to_x, height, x_label, write))
     described = f"{y_label} over {x_label}: " + "; ".join(
@@ -195,6 +194,25 @@ def _x_axis(values: Sequence[float], low: float, high: float, to_x, height: int,
 
 def _label(text: str, height: int) -> str:
     return f'<text class="label" text-anchor="end" x="{WIDTH - RIGHT}" y="{height - 5}">{escape(text)}</text>'
+
+
+def _boundaries(boundaries: Sequence[tuple[float, str]], to_x, top: float, bottom: float) -> str:
+    """Vertical rules with their names above the plot; a name that would leave the picture or touch its neighbour is
+    set to the left of its rule, or left to the tooltip."""
+    drawn, free = [], float("-inf")
+    for x, label in boundaries:
+        at, width = to_x(x), 6.5 * len(label)
+        drawn.append(
+            f'<line class="boundary" x1="{_r(at)}" x2="{_r(at)}" y1="{_r(top - 14)}" y2="{bottom}">'
+            f"<title>{escape(label)}</title></line>"
+        )
+        end = at + 5 + width > WIDTH
+        start = at - 5 - width if end else at + 5
+        if start >= free:
+            anchor = ' text-anchor="end"' if end else ""
+            drawn.append(f'<text class="mark"{anchor} x="{_r(at - 5 if end else at + 5)}" y="{_r(top - 5)}">{escape(label)}</text>')
+            free = start + width + 6
+    return "".join(drawn)
 
 
 def _line(series: Series, to_x, to_y) -> str:

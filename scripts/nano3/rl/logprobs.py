@@ -33,7 +33,7 @@ class PackedBatch:
 def pack_responses(
     prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, micro_batch_tokens: int
 ) -> list[PackedBatch]:
-    """Pack prompt + response sequences into micro-batches of at most `micro_batch_tokens`, or one row if that is longer.
+    """Pack prompt + response sequences into micro-batches of at most `micro_batch_tokens`, but at least one row.
 
     Empty responses have nothing to train on and are left out."""
     chosen = [i for i, response in enumerate(responses) if response]

@@ -135,7 +135,7 @@ def _check(task: Task, machine: Machine) -> None:
 
 
 def roll(model: NemotronH, task: Task, step: int, machine: Machine) -> list[Rollout]:
-    """The responses that step 0, 1, ... trains on: prompts_per_step groups of generations_per_prompt, group by group."""
+    """What step 0, 1, ... trains on: prompts_per_step groups of generations_per_prompt responses, group by group."""
     settings = task.settings
     chosen = prompts_of_step(
         by_environment(task.train),
@@ -281,7 +281,7 @@ def measures(rolled: Sequence[Rollout]) -> dict[str, float]:
 
 
 def validate(model: NemotronH, task: Task, machine: Machine) -> dict[str, float]:
-    """The measures on the held-out prompts, with `n` responses in all and `n/{environment}`; the same seed every time."""
+    """The measures on held-out prompts, and the numbers of responses `n`, `n/{environment}`; always the same seed."""
     settings = task.settings
     with machine.arithmetic:
         rolled = rollouts(
@@ -305,7 +305,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _record(logs: dict[str, JsonLines], rolled: list[Rollout], scores: Tensor, task: Task, step: int) -> None:
-    """Every response into the trajectories; of one group, another one each step, the best and the worst into samples."""
+    """Every response goes into the trajectories; the best and worst of one group, another each step, into samples."""
     size = task.settings.generations_per_prompt
     rows = [
         readable(rollout, task.chat, step=step + 1, group=i // size, advantage=scores[i].item())

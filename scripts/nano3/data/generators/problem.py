@@ -58,7 +58,7 @@ def row(problem: Problem, *, form: str, source: str, name: str) -> dict:
         "dataset": source,
         "key": problem.key,
         "agent_ref": {"type": "responses_api_agents", "name": problem.environment},
-        "responses_create_params": {"input": prompt(problem), "tools": problem.tools},
+        "responses_create_params": {"input": prompt(problem), "tools": [flat(tool) for tool in problem.tools]},
         **problem.verifier,
     }
 
@@ -67,6 +67,11 @@ def prompt(problem: Problem) -> list[dict]:
     """The messages before the answer that is scored: up to the last user turn, thinking left out as in chat history."""
     last = max(index for index, message in enumerate(problem.messages) if message["role"] == "user")
     return [{"role": message["role"], "content": message["content"]} for message in problem.messages[: last + 1]]
+
+
+def flat(tool: dict) -> dict:
+    """A tool as the Responses API has it, without the `function` level of chat completions."""
+    return {"type": "function", **tool["function"]}
 
 
 def document(problem: Problem) -> str:

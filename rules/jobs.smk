@@ -1,0 +1,60 @@
+# What a job asks for, from the recipe's execution section, and the command that starts its processes. None of it is
+# part of an artifact's identity, and changing it re-runs nothing.
+
+import signal
+
+# Slurm's warning before the end of a job's time reaches every process of the job. Training saves and stops on it; the
+# Snakemake and the shell that wait for the training must not die of it.
+if workflow.remote_exec:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def job_section(wildcards, section):
+    return getattr(recipe_of(wildcards).execution, section)
+
+
+def threads_of(section):
+    """Threads of a job."""
+    return lambda wildcards: job_section(wildcards, section).threads
+
+
+def resources_of(section):
+    """Resources of a job. A retry asks for half as much memory again; a resource that is None is not asked for.
+
+    Many nodes: one task on each, started by our own srun. The executor knows that as an MPI job, and needs
+    tasks_per_gpu=0 not to ask for tasks on every GPU as well."""
+
+    def resource(value):
+        return lambda wildcards, attempt: value(
+            job_section(wildcards, section), attempt
+        )
+
+    def of_many_nodes(value):
+        return resource(lambda job, attempt: value(job) if job.nodes > 1 else None)
+
+    return {
+        "mem_mb": resource(lambda job, attempt: job.memory_mb * (attempt + 1) // 2),
+        "runtime": resource(lambda job, attempt: job.runtime_minutes),
+        "nodes": of_many_nodes(lambda job: job.nodes),
+        "tasks": of_many_nodes(lambda job: job.nodes),
+        "tasks_per_gpu": of_many_nodes(lambda job: 0),
+        "mpi": of_many_nodes(lambda job: "srun"),
+        "gres": resource(lambda job, attempt: gpus_of(job)),
+        "slurm_partition": resource(lambda job, attempt: partition_of(job)),
+    }
+
+
+def gpus_of(job):
+    """Slurm's name for the GPUs of each node, e.g. gpu:8, or gpu:h100:8 with NANO3_GPU_TYPE=h100."""
+    kind = os.environ.get("NANO3_GPU_TYPE")
+    return (
+        ":".join(filter(None, ["gpu", kind, str(job.gpus_per_node)]))
+        if job.gpus_per_node
+        else None
+    )
+
+
+def partition_of(job):
+    """Partition of a job: GPU jobs may have one of their own."""
+    variables = ["NANO3_GPU_PARTITION"] * bool(job.gpus_per_node) + ["NANO3_PARTITION"]
+    return next((os.environ[name] for name in variables if os.environ.get(name)), None)

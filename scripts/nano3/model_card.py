@@ -1,0 +1,278 @@
+"""The model card of the final model: README.md, written from the recipe and the manifests alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nano3.artifacts import digest_of
+from nano3.model import size
+from nano3.model.config import ATTENTION, MAMBA, MOE
+from nano3.recipe import Recipe
+from nano3.recipe.data import Hub
+from nano3.report import results
+from nano3.report.read import BLENDS, Artifact, Evaluated, Stage, read_artifact
+from nano3.report.svg import number
+
+SMALL = 1_000_000_000  # parameters below which the card says that the model is a demonstration
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card is written from. results: results/{recipe}; stages and evaluations in the recipe's order."""
+
+    recipe: Recipe
+    results: Path
+    stages: Sequence[Stage]
+    evaluations: Sequence[Evaluated]
+
+    @property
+    def name(self) -> str:
+        return self.results.name
+
+    @property
+    def directory(self) -> str:
+        return f"results/{self.name}/rl/final"
+
+
+def model_card(card: Card) -> str:
+    """The text of README.md."""
+    sections = [
+        _front_matter(card),
+        _introduction(card),
+        _usage(card),
+        _architecture(card),
+        _training(card),
+        _data(card),
+        _evaluation(card),
+        _limitations(card),
+        _licence(card),
+        _reproduction(card),
+    ]
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def _front_matter(card: Card) -> str:
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+license: other
+license_name: licences-of-the-training-data
+tags: [nemotron_h, mamba2, mixture-of-experts, {card.name}]
+---"""
+
+
+def _introduction(card: Card) -> str:
+    parameters = size.parameters(card.recipe.model)
+    return f"""# {card.recipe.title}
+
+A hybrid Mamba-2, mixture-of-experts and attention language model with {number(parameters.total)} parameters, of which
+{number(parameters.active)} are active for a token. It was pretrained, fine-tuned on chats with and without reasoning, and
+trained with reinforcement learning from verifiable rewards, by the open recipe for Nemotron 3 Nano."""
+
+
+def _usage(card: Card) -> str:
+    return f"""## Use
+
+With transformers, no custom code:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{card.directory}")
+model = AutoModelForCausalLM.from_pretrained("{card.directory}")
+messages = [{{"role": "user", "content": "What is 17 + 25?"}}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, enable_thinking=True, return_tensors="pt", return_dict=True
+)
+output = model.generate(**inputs, max_new_tokens=256, do_sample=True)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :]))
+```
+
+In the terminal, from the repository:
+
+```
+python scripts/chat.py {card.directory}
+python scripts/chat.py {card.directory} --no-think --prompt "What is 17 + 25?"
+```
+
+`enable_thinking=False` answers without reasoning. Generation ends at `<|im_end|>`.
+
+`config.json` says `time_step_min: 0.0`. Transformers clamps the time step of its chunked scan from below by that value,
+though the model was trained without a clamp and transformers' own one-token path has none; 0.0 makes the clamp do nothing,
+so that reading a prompt and generating agree. The value that initialised the weights stands under the key `nano3`."""
+
+
+def _architecture(card: Card) -> str:
+    model = card.recipe.model
+    parameters = size.parameters(model)
+    rows = [
+        ("Parameters", f"{parameters.total:,}"),
+        ("Active per token", f"{parameters.active:,} (with the embedding table {parameters.active_with_embeddings:,})"),
+        (
+            "Layers",
+            f"{model.num_layers}: {model.pattern.count(MAMBA)} Mamba-2, {model.pattern.count(MOE)} mixture of experts,"
+            f" {model.pattern.count(ATTENTION)} attention (`{model.pattern}`)",
+        ),
+        ("Hidden size", f"{model.hidden_size:,}"),
+        ("Vocabulary", f"{model.vocab_size:,}"),
+        (
+            "Mamba-2",
+            f"{model.mamba_num_heads} heads of {model.mamba_head_dim}, state {model.ssm_state_size}, {model.n_groups} groups",
+        ),
+        (
+            "Experts",
+            f"{model.n_routed_experts} routed of width {model.moe_intermediate_size}, {model.num_experts_per_tok} per token;"
+            f" one shared of width {model.moe_shared_expert_intermediate_size}",
+        ),
+        (
+            "Attention",
+            f"{model.num_attention_heads} query and {model.num_key_value_heads} key/value heads of {model.head_dim},"
+            " no position embedding",
+        ),
+        ("Longest context", f"{model.max_position_embeddings:,} tokens"),
+    ]
+    return "## Architecture\n\n" + _table(("", ""), rows)
+
+
+def _training(card: Card) -> str:
+    rows = []
+    for stage in card.stages:
+        statistics = stage.statistics
+        loss = statistics.get("train_loss")
+        rows.append(
+            (
+                stage.title,
+                f"{statistics['steps']:,}" if "steps" in statistics else "",
+                number(statistics["tokens"]) if "tokens" in statistics else "",
+                f"{loss:.3f}" if loss is not None and not stage.path.startswith("rl/") else "",
+                _validation(statistics.get("validation", {}).get("end", {})),
+                f"`{stage.manifest.identity}`",
+            )
+        )
+    head = ("Stage", "Steps", "Tokens", "Last training loss", "Held out, at the end", "Identity")
+    return "## Training\n\n" + _table(head, rows) + "\n\nTokens of RL stages are those of the sampled responses."
+
+
+def _validation(end: dict[str, Any]) -> str:
+    if "reward" in end:
+        return f"mean reward {end['reward']:.3f}"
+    loss = end.get("loss", {})
+    return ", ".join(f"{name} {value:.3f}" for name, value in sorted(loss.items())) if isinstance(loss, dict) else ""
+
+
+def _data(card: Card) -> str:
+    """Mixtures of the blends that the stages were really trained on: the present ones only if their digests agree."""
+    parts = []
+    used = {stage.path.split("/")[-1]: stage.manifest.inputs.get("blend") for stage in card.stages}
+    for path in BLENDS:
+        artifact = read_artifact(card.results / path, card.results)
+        if artifact is None or digest_of(artifact.directory) != used.get(path.split("/")[-1]):
+            continue
+        rows = [_category(name, entry) for name, entry in artifact.statistics.get("categories", {}).items()]
+        parts.append(f"**{artifact.title}**\n\n" + _table(("Category", "Asked", "Sampled", "Epochs"), rows))
+    chats = _chat_data(card)
+    return "## Data\n\n" + "\n\n".join([*parts, chats]) if parts or chats else ""
+
+
+def _category(name: str, entry: dict[str, Any]) -> tuple[str, str, str, str]:
+    epochs = entry.get("epochs")
+    sampled = f"{entry['effective_percent']:.1f}%" if entry["released"] else "no public data"
+    return name, f"{entry['asked_percent']:.1f}%", sampled, "" if epochs is None else f"{epochs:.2f}"
+
+
+def _chat_data(card: Card) -> str:
+    artifact: Artifact | None = read_artifact(card.results / "sft/data", card.results)
+    sft = next((stage for stage in card.stages if stage.path == "sft/model"), None)
+    if artifact is None or sft is None or digest_of(artifact.directory) != sft.manifest.inputs.get("data"):
+        return ""
+    rows = [
+        (name, f"{entry['requested_share_of_rows']:.1%}", f"{entry['achieved_share_of_tokens']:.1%}", f"{entry['epochs']:.2f}")
+        for name, entry in artifact.statistics.get("datasets", {}).items()
+    ]
+    return "**Fine-tuning chats**\n\n" + _table(("Data set", "Rows asked", "Tokens sampled", "Epochs"), rows)
+
+
+def _evaluation(card: Card) -> str:
+    scored = [(evaluated.title, results.scores(evaluated)) for evaluated in card.evaluations]
+    environments = sorted({name for _, found in scored for name in found})
+    if not environments:
+        return ""
+    rows = []
+    for environment in environments:
+        cells = []
+        for _, found in scored:
+            score = found.get(environment)
+            cells.append(f"{score.mean:.1%} ({score.low:.1%} to {score.high:.1%}), n = {score.n:,}" if score else "")
+        rows.append((environment, *cells))
+    text = (
+        "## Evaluation\n\nMean reward on held-out problems, with 95% intervals over prompts; n counts sampled answers.\n\n"
+        + _table(("Environment", *(name for name, _ in scored)), rows)
+    )
+    bits = [(evaluated.title, results.bits_per_byte(evaluated)) for evaluated in card.evaluations]
+    datasets = sorted({name for _, found in bits for name in found})
+    if not datasets:
+        return text
+    rows = []
+    for name in datasets:
+        unigram = next((found[name]["unigram"] for _, found in bits if name in found and "unigram" in found[name]), None)
+        cells = [_bits(found.get(name)) for _, found in bits]
+        rows.append((name, "" if unigram is None else f"{unigram:.3f}", *cells))
+    head = ("Data set", "Unigram", *(name for name, _ in bits))
+    return text + "\n\nBits per byte of held-out text, lower is better.\n\n" + _table(head, rows)
+
+
+def _bits(entry: dict[str, float] | None) -> str:
+    if entry is None:
+        return ""
+    return f"{entry['model']:.3f}" + (f" ± {entry['margin']:.3f}" if entry.get("margin") else "")
+
+
+def _limitations(card: Card) -> str:
+    total = size.parameters(card.recipe.model).total
+    lines = [
+        "- It was evaluated on the environments above and on nothing else. No safety training or testing was done.",
+        "- It may state false things with confidence, in its reasoning, too. The reasoning need not be why it answers so.",
+        "- It repeats the errors and biases of its training data.",
+    ]
+    if total < SMALL:
+        lines.insert(
+            0,
+            f"- With {number(total)} parameters it is a demonstration that the recipe works from end to end. It knows"
+            " the kinds of problems it was trained on and little about the world; outside them expect fluent nonsense.",
+        )
+    return "## Limitations\n\n" + "\n".join(lines)
+
+
+def _licence(card: Card) -> str:
+    datasets = card.recipe.datasets
+    hub = sorted({dataset.repo for dataset in datasets.values() if isinstance(dataset, Hub)})
+    kinds = {dataset.kind for dataset in datasets.values()}
+    lines = []
+    if kinds & {"python_code", "python_docs"}:
+        lines.append("- text of the Python standard library: Python Software Foundation License")
+    if "tasks" in kinds:
+        lines.append("- problems generated by the recipe itself: the recipe's own licence")
+    if "files" in kinds:
+        lines.append("- local files named in the recipe: their own licences")
+    lines += [f"- `{repo}`: see its page on the Hugging Face hub" for repo in hub]
+    return (
+        "## Licence\n\nThe weights come with no licence beyond those of what they were trained on:\n\n"
+        + "\n".join(lines)
+        + "\n\nCheck them before you pass the weights on."
+    )
+
+
+def _reproduction(card: Card) -> str:
+    return f"""## Reproduction
+
+```
+snakemake {card.directory}
+```
+
+`manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` is the whole graph."""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

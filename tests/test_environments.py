@@ -1,0 +1,596 @@
+"""Reward environments: right answers score, wrong ones do not, and no response breaks or delays a verifier."""
+
+import json
+import math
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nano3 import environments
+from nano3.environments import Reward, bounded
+from nano3.environments.instruction_following import KINDS
+from nano3.environments.language import LANGUAGES, is_written_in
+from nano3.environments.math import compare
+from nano3.environments.text import last_boxed, split_response, without_fence
+from nano3.errors import UserError
+
+
+def row(agent, **fields):
+    return {"id": 7, "dataset": "test", "agent_ref": {"type": "responses_api_agents", "name": agent}, **fields}
+
+
+def maths(expected):
+    return row("math_with_judge_simple_agent", expected_answer=expected)
+
+
+def choice(**fields):
+    options = [{"A": "12"}, {"B": "forty five"}, {"C": "7"}]
+    return row("mcqa_simple_agent", **{"options": options, "expected_answer": "B", **fields})
+
+
+def structured(schema, **fields):
+    return row("structured_outputs_simple_agent", schema_str=json.dumps(schema), schema_type="json", **fields)
+
+
+def following(*constraints, **fields):
+    kinds, arguments = zip(*constraints, strict=True)
+    fields = {"instruction_id_list": list(kinds), "kwargs": list(arguments), "prompt": "p", **fields}
+    return row("instruction_following_simple_agent", **fields)
+
+
+def tool_use(action):
+    return row("single_step_tool_use_with_argument_comparison_agent", expected_action=action)
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+CALL = {"type": "function_call", "name": "get_weather", "arguments": '{"city": "Rome", "days": 3}'}
+GOOD_CALL = (
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n<parameter=days>\n3\n</parameter>\n"
+    "</function>\n</tool_call>"
+)
+EXAMPLES = {
+    "maths": (maths("132"), "\\boxed{132}"),
+    "choice": (choice(), "\\boxed{B}"),
+    "structured": (structured(PERSON), '{"name": "Mia", "age": 3}'),
+    "following": (following(("punctuation:no_comma", None)), "No commas here."),
+    "tool use": (tool_use(CALL), GOOD_CALL),
+    "plain reply": (tool_use({"type": "message"}), "Hello!"),
+}
+
+
+def score(example, answer, thinking="hm"):
+    return environments.verify(example, f"<think>\n{thinking}\n</think>\n{answer}<|im_end|>\n")
+
+
+# What all environments share
+
+
+@pytest.mark.parametrize(("example", "answer"), EXAMPLES.values(), ids=EXAMPLES)
+def test_a_right_answer_scores_one_wherever_the_response_starts(example, answer):
+    for start in ("<think>\nhm\n</think>\n", "hm</think>", "<think></think>", "\n</think>\n"):
+        for end in ("", "<|im_end|>", "<|im_end|>\n<|im_start|>user\nmore"):
+            reward = environments.verify(example, start + answer + end)
+            assert reward.value == 1.0 and reward.well_formed, reward
+
+
+@pytest.mark.parametrize(("example", "answer"), EXAMPLES.values(), ids=EXAMPLES)
+def test_broken_thinking_scores_zero_and_is_not_well_formed(example, answer):
+    for broken in (
+        answer,
+        f"<think>{answer}",
+        "",
+        "</think>",
+        f"</think></think>{answer}",
+        f"hm</think>{answer}</think>",
+        f"</think><think>{answer}",
+        f"<think><think>hm</think>{answer}",
+        f"hm<|im_end|></think>{answer}",
+    ):
+        reward = environments.verify(example, broken)
+        assert reward.value == 0.0 and not reward.well_formed and reward.reason, broken
+
+
+@pytest.mark.parametrize("name", ["maths", "choice", "structured", "tool use"])
+def test_an_answer_in_the_thinking_only_scores_zero(name):
+    example, answer = EXAMPLES[name]
+    assert score(example, "I can't say.", thinking=answer).value == 0.0
+
+
+MARKS = ("</think>", "<think>", "\\boxed{", "}", "{", "<tool_call>", "<function=", "</tool_call>", "```json\n", "```")
+ODDITIES = ("B", "132", '"name"', "[[", "<<", "******", "\n\n", "\\frac{1}{0}", "\\left(", "1e9", "\x00", "\ud800", "½")
+FRAGMENTS = st.sampled_from(MARKS + ODDITIES)
+TEXT = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=12).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(EXAMPLES)), TEXT, st.booleans())
+def test_any_response_gets_a_finite_reward_in_range_with_a_reason(name, text, closed):
+    reward = environments.verify(EXAMPLES[name][0], f"hm</think>{text}" if closed else text)
+    assert isinstance(reward, Reward) and math.isfinite(reward.value) and 0 <= reward.value <= 1
+    assert isinstance(reward.reason, str) and reward.reason and len(reward.reason) < 400
+    assert isinstance(reward.well_formed, bool)
+
+
+HUGE = {
+    "letters": "a" * 400_000,
+    "braces": "\\boxed{" * 14_000,
+    "open brackets": "[" * 99_000,
+    "json nesting": '{"a":' * 16_000 + "1" + "}" * 16_000,
+    "json list": "[" + "1," * 40_000 + "1]",
+    "angles": "<<" * 49_000,
+    "stars": "*" * 99_000,
+    "blank lines": "\n" * 40_000 + "x" + "\n" * 40_000,
+    "dots": ". " * 49_000,
+    "calls": "<tool_call><function=f><parameter=" * 2_500,
+    "closes": "</think>" * 50_000,
+    "digits": "\\boxed{" + "9" * 90_000 + "}",
+    "spaces": "x" + " " * 98_000 + "x",
+}
+ALL_KINDS = [
+    ("keywords:existence", {"keywords": ["zebra"]}),
+    ("keywords:forbidden_words", {"forbidden_words": ["x"]}),
+    ("length_constraints:number_sentences", {"num_sentences": 3, "relation": "at least"}),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2}),
+    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "x"}),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}),
+    ("detectable_content:postscript", {"postscript_marker": "P.P.S"}),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2}),
+    ("detectable_format:multiple_sections", {"section_spliter": "Section", "num_sections": 2}),
+    ("detectable_format:json_format", {}),
+    ("detectable_format:title", {}),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "less than"}),
+    ("change_case:english_lowercase", {}),
+    ("language:response_language", {"language": "de"}),
+    ("copy:repeat_phrase", {"phrase": "a b c", "small_n": 2}),
+    ("count:counting_composition", {"n_sent": 2, "n_words": 3}),
+    ("detectable_format:sentence_hyphens", {}),
+]
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_huge_responses_are_scored_within_a_second(kind):
+    examples = [example for example, _ in EXAMPLES.values()] + [following(*ALL_KINDS)]
+    for example in examples:
+        environments.verify(example, "")  # imports and schema caches are not what is timed
+        start = time.process_time()
+        reward = environments.verify(example, f"hm</think>{HUGE[kind]}")
+        assert time.process_time() - start < 1.0, (kind, example["agent_ref"])
+        assert 0 <= reward.value <= 1
+
+
+def test_an_unknown_environment_is_an_error_that_names_the_known_ones():
+    with pytest.raises(UserError, match="mcqa_simple_agent"):
+        environments.verify(row("chess_agent"), "x")
+    with pytest.raises(UserError, match="math_with_judge"):
+        environments.verify({}, "x")
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (row("math_with_judge_simple_agent"), "expected_answer"),
+        (row("mcqa_simple_agent", expected_answer="A"), "options"),
+        (choice(expected_answer="D"), "none of the options"),
+        (choice(grading_mode="vibes"), "lenient_boxed"),
+        (row("structured_outputs_simple_agent", schema_str='{"type": 3}'), "JSON Schema"),
+        (row("structured_outputs_simple_agent", schema_str="{"), "JSON Schema"),
+        (structured(PERSON) | {"schema_type": "xml"}, "json"),
+        (following(("poetry:rhyme", None)), "poetry:rhyme"),
+        (following(("keywords:existence", {})), "keywords"),
+        (following(("keywords:existence", {"keywords": "cat"})), "list of words"),
+        (following(("length_constraints:number_words", {"num_words": "5", "relation": "at least"})), "number_words"),
+        (following(("length_constraints:number_words", {"num_words": 5, "relation": "about"})), "at least"),
+        (following(("punctuation:no_comma", None), kwargs=[]), "same number"),
+        (following(("language:response_language", {"language": "tlh"})), "unknown"),
+        (tool_use({"type": "function_call"}), "expected_action"),
+        (tool_use({"type": "function_call", "name": "f", "arguments": "[1]"}), "object"),
+    ],
+)
+def test_a_row_that_can_not_be_scored_is_an_error_before_there_is_an_answer(example, message):
+    with pytest.raises(UserError, match=message):
+        environments.verify(example, "")
+
+
+def test_verifier_fields_may_sit_in_verifier_metadata():
+    nested = row("math_with_judge_simple_agent", verifier_metadata={"expected_answer": "3"})
+    assert score(nested, "\\boxed{3}").value == 1
+
+
+def test_a_reward_outside_its_range_is_refused():
+    for value in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="lies in"):
+            Reward(value, "", True)
+
+
+# Taking responses apart
+
+
+def test_the_last_box_counts_and_braces_nest():
+    assert last_boxed(r"\boxed{1} then \boxed{\frac{1}{2}} end") == r"\frac{1}{2}"
+    assert last_boxed(r"\boxed{1} then \boxed{2") is None
+    assert last_boxed("no box") is None
+
+
+def test_a_code_fence_is_removed_only_when_it_holds_the_whole_text():
+    assert without_fence("```json\n{}\n```") == "{}"
+    assert without_fence("```\n[1]\n```") == "[1]"
+    assert without_fence("```json {} ```") == "{}"
+    assert without_fence("see ```json\n{}\n```") == "see ```json\n{}\n```"
+
+
+def test_thinking_and_answer_are_separated():
+    parts = split_response("<think>\nwhy\n</think>\n\nbecause<|im_end|>")
+    assert (parts.thinking, parts.answer, parts.fault) == ("why", "because", "")
+
+
+# Mathematics
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ("132", "132"),
+        ("132", "132."),
+        ("132", "+132"),
+        ("1000", "1,000"),
+        ("1000", "1{,}000"),
+        ("0.5", "1/2"),
+        ("0.5", "\\frac{1}{2}"),
+        ("-0.5", "-\\dfrac{1}{2}"),
+        ("-7", "\\text{−7}"),
+        ("3", "$3$"),
+        (3, "3.0"),
+        ("\\frac{\\sqrt{2}}{2}", "1/\\sqrt{2}"),
+        ("2x+2", "2(x+1)"),
+        ("(1,2)", "(1, 2)"),
+        ("\\{1,2\\}", "\\{2,1\\}"),
+        ("50\\%", "0.5"),
+    ],
+)
+def test_equal_answers_in_other_notation_score(expected, answer):
+    assert score(maths(expected), f"So \\boxed{{{answer}}}").value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ("132", "133"),
+        ("132", "1 32"),
+        ("12", "1 2"),
+        ("132", ""),
+        ("132", "13 or 132"),
+        ("0.3333", "1/3"),
+        ("5", "1/0"),
+        ("x+1", "x-1"),
+        ("1", "(((("),
+        ("100000000000000000001", "100000000000000000002"),
+    ],
+)
+def test_different_answers_do_not_score(expected, answer):
+    assert score(maths(expected), f"So \\boxed{{{answer}}}").value == 0.0
+
+
+def test_a_final_answer_without_a_box_scores_but_is_not_well_formed():
+    for text in ("The answer is 42.", "Answer: 42", "12\n#### 42", "The answer is 7. No, the answer is 42."):
+        reward = score(maths("42"), text)
+        assert reward.value == 1.0 and not reward.well_formed
+    assert score(maths("42"), "I computed 42").value == 0.0
+
+
+def test_integers_are_compared_without_the_symbolic_child():
+    bounded.stop()
+    start = time.perf_counter()
+    for answer in range(200):
+        score(maths("132"), f"\\boxed{{{answer}}}")
+    assert time.perf_counter() - start < 0.5
+    assert bounded._child is None
+
+
+def test_expressions_that_explode_are_ended_and_the_next_one_is_scored():
+    for monster in ("9^{9^{9^{9}}}", "(x+1)^{100000}"):
+        start = time.perf_counter()
+        equal, _ = compare("x^3", monster)
+        assert not equal and time.perf_counter() - start < 20
+    assert compare("x^3", "x \\cdot x^2") == (True, "symbolic")
+
+
+def test_a_check_that_hangs_in_c_is_ended():
+    with pytest.raises(bounded.CheckFailed, match="no result"):
+        bounded.call("re:fullmatch", "(a+)+b", "a" * 40, seconds=0.5)
+    assert bounded.call("math:sqrt", 9, seconds=5) == 3.0
+
+
+def test_a_check_that_raises_reports_the_error():
+    with pytest.raises(bounded.CheckFailed, match="ValueError"):
+        bounded.call("math:sqrt", -1, seconds=5)
+
+
+def test_a_missing_package_is_an_error_and_not_a_wrong_answer():
+    with pytest.raises(UserError, match="no_such_package"):
+        bounded.call("no_such_package:check", 1, seconds=5)
+
+
+def test_a_check_that_takes_all_memory_is_ended():
+    with pytest.raises(bounded.CheckFailed):
+        bounded.call("operator:mul", [0], 10**10, seconds=5)
+
+
+# Multiple choice
+
+
+@pytest.mark.parametrize("answer", ["\\boxed{B}", "\\boxed{ B }", "\\boxed{(B)}", "\\boxed{A} no, \\boxed{B}"])
+def test_one_boxed_capital_letter_scores(answer):
+    assert score(choice(), answer).value == 1.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B", "\\boxed{b}", "\\boxed{A}", "\\boxed{A or B}", "\\boxed{\\text{B}}", "\\boxed{B} \\boxed{A}", "\\boxed{E}"],
+)
+def test_anything_but_one_boxed_capital_letter_does_not(answer):
+    assert score(choice(), answer).value == 0.0
+
+
+def test_a_wrong_letter_is_well_formed_and_a_letter_not_offered_is_not():
+    assert score(choice(), "\\boxed{A}").well_formed
+    assert not score(choice(), "\\boxed{E}").well_formed
+
+
+def test_lenient_modes_take_the_option_text():
+    assert score(choice(grading_mode="lenient_boxed"), "\\boxed{Forty  Five}").value == 1.0
+    assert score(choice(grading_mode="lenient_boxed"), "\\boxed{12}").value == 0.0
+    assert score(choice(grading_mode="lenient_answer_colon"), "Answer: B").value == 1.0
+    assert score(choice(), "\\boxed{forty five}").value == 0.0
+
+
+# Structured output
+
+
+def test_json_that_the_schema_accepts_scores_bare_or_fenced():
+    for answer in ('{"name": "Mia", "age": 3}', '```json\n{"age":3,"name":"Mia"}\n```'):
+        assert score(structured(PERSON), answer).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "well_formed"),
+    [
+        ('{"name": "Mia", "age": "3"}', True),
+        ('{"name": "Mia"}', True),
+        ('{"name": "Mia", "age": 3, "more": 1}', True),
+        ("[]", True),
+        ('{"name": "Mia", "age": NaN}', False),
+        ('Here: {"name": "Mia", "age": 3}', False),
+        ('{"name": "Mia", "age": 3', False),
+        ("[" * 50_000, False),
+    ],
+)
+def test_other_json_or_no_json_does_not_score(answer, well_formed):
+    reward = score(structured(PERSON), answer)
+    assert reward.value == 0.0 and reward.well_formed == well_formed
+
+
+def test_object_schemas_are_closed_at_every_depth():
+    schema = {"type": "array", "items": {"type": "object", "properties": {"properties": {"type": "integer"}}}}
+    assert score(structured(schema), '[{"properties": 1}]').value == 1.0
+    assert score(structured(schema), "[{}]").value == 0.0
+    assert score(structured(schema), '[{"properties": 1, "b": 2}]').value == 0.0
+
+
+def test_the_schema_decides_its_draft():
+    prefix = {"prefixItems": [{"type": "integer"}]}
+    draft7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    assert score(structured(prefix), '["a"]').value == 0.0
+    assert score(structured(prefix | draft7), '["a"]').value == 1.0  # draft 7 does not know prefixItems
+    assert score(structured({"items": [{"type": "integer"}]} | draft7), '["a"]').value == 0.0
+
+
+def test_a_remote_reference_is_not_fetched():
+    reward = score(structured({"$ref": "https://example.com/schema.json"}), "{}")
+    assert reward.value == 0.0 and "cannot be applied" in reward.reason
+
+
+def test_a_schema_pattern_that_backtracks_forever_is_ended(monkeypatch):
+    monkeypatch.setattr("nano3.environments.structured_outputs.SECONDS", 1.0)
+    schema = {"type": "string", "pattern": "^(a+)+$"}
+    assert score(structured(schema), '"aaa"').value == 1.0
+    assert score(structured(schema), json.dumps("a" * 40 + "!")).value == 0.0
+
+
+# Tool use
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD_CALL.replace("Rome", "Oslo"),
+        GOOD_CALL.replace("get_weather", "get_time"),
+        GOOD_CALL.replace("days", "hours"),
+        GOOD_CALL + "\n" + GOOD_CALL,
+        GOOD_CALL + " done",
+        GOOD_CALL.replace("</tool_call>", ""),
+        GOOD_CALL.replace("</function>", ""),
+        GOOD_CALL.replace("<parameter=days>\n3\n</parameter>\n", ""),
+        "It is sunny.",
+    ],
+)
+def test_another_call_or_a_broken_one_does_not_score(answer):
+    assert score(tool_use(CALL), answer).value == 0.0
+
+
+def test_text_before_a_call_is_allowed_and_a_call_where_none_is_expected_is_not():
+    assert score(tool_use(CALL), f"Let me look.\n{GOOD_CALL}").value == 1.0
+    assert score(tool_use({"type": "message"}), GOOD_CALL).value == 0.0
+
+
+# Instruction following
+
+FOLLOWED_AND_NOT = [
+    ("keywords:existence", {"keywords": ["Cat", "dog"]}, "cats and a DOG", "only cats"),
+    ("keywords:frequency", {"keyword": "cat", "frequency": 2, "relation": "at least"}, "cat Cat", "cat"),
+    ("keywords:frequency", {"keyword": "cat", "frequency": 2, "relation": "less than"}, "cat", "cat cat"),
+    ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, "concatenate", "A CAT."),
+    ("keywords:letter_frequency", {"letter": "E", "let_frequency": 3, "let_relation": "at least"}, "EeE", "ee"),
+    (
+        "language:response_language",
+        {"language": "de"},
+        "Das ist der Hund und die Katze.",
+        "The dog and the cat is here.",
+    ),
+    ("language:response_language", {"language": "ru"}, "Это не так.", "That is so."),
+    ("language:response_language", {"language": "ja"}, "私は猫です", "我是猫"),
+    (
+        "length_constraints:number_sentences",
+        {"num_sentences": 2, "relation": "at least"},
+        "I go. He (Mr. X) stays!",
+        "Dr. No has 3.5 cats",
+    ),
+    (
+        "length_constraints:number_sentences",
+        {"num_sentences": 2, "relation": "less than"},
+        "Dr. Smith has 3.5 cats.",
+        "One. Two.",
+    ),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one\n***\ntwo\n***", "one\n***\n***\ntwo"),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, "one two three", "one two"),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "less than"}, "one two", "one two three"),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Then"},
+        'First.\n\n"Then, more.',
+        "Then.\n\nFirst.",
+    ),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[name] at [place]", "[name] at [pla\nce]"),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Hi\np. s. bye", "Hi PS bye"),
+    ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "Hi\nP.P.S bye", "P.S. bye"),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", "* a\n**b**"),
+    ("detectable_format:constrained_response", None, "My answer is yes.", "yes"),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, "*a* and **b**", "*a* and ** **"),
+    (
+        "detectable_format:multiple_sections",
+        {"section_spliter": "Part", "num_sections": 2},
+        "Part 1\nx\nPart 2\ny",
+        "Part 1\nx",
+    ),
+    ("detectable_format:json_format", None, '```json\n{"a": 1}\n```', "{a: 1}"),
+    ("detectable_format:title", {}, "<<On cats>>\ntext", "<< >>"),
+    ("combination:two_responses", None, "a\n******\nb", "a\n******\na"),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Say hi."}, "say hi. Hi!", "Hi! Say hi."),
+    ("startend:end_checker", {"end_phrase": "The End."}, 'Bye. the end."', "The end. Bye"),
+    ("startend:quotation", None, '"all of it"', '"some" of it'),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_frequency": 2, "capital_relation": "at least"},
+        "WOW, YES-MAN",
+        "Wow YES",
+    ),
+    ("change_case:english_capital", None, "THE CAT IS HERE.", "THE cat IS HERE."),
+    ("change_case:english_lowercase", None, "the cat is here.", "der hund und die katze ist da."),
+    ("punctuation:no_comma", None, "a; b", "a, b"),
+    ("copy:copy", {"prompt_to_repeat": "Say hi."}, "say hi.", "say hi. Hi!"),
+    ("copy:copying_simple", {"prompt_to_repeat": "Say hi."}, "Say hi.", "Hi"),
+    ("copy:copying_multiple", {"prompt_to_repeat": "Hi.", "N": 2}, "Hi. ****** Hi.", "Hi."),
+    ("copy:repeat_phrase", {"phrase": "the red cat", "small_n": 2}, "the big cat, the old cat", "the big cat"),
+    ("new:copy_span_idx", {"prompt_to_repeat": "abcdef", "n_start": 1, "n_end": 3}, "bcd", "abc"),
+    ("count:count_increment_word", {"keyword1": "cat", "keyword2": "dog"}, "cat dog dog", "cat dog"),
+    ("count:count_unique", None, "one, two, three.", "one The the"),
+    (
+        "count:counting_composition",
+        {"n_sent": 1, "n_words": 2},
+        "I go.\n***\nI see.\n* * *\nI win.",
+        "I go.\n***\nI see.",
+    ),
+    ("count:lowercase_counting", {"N": 1}, "THE cat", "the cat"),
+    ("detectable_format:bigram_wrapping", None, "<<I am>> <<at home>>", "<<I am>> at home"),
+    ("detectable_format:sentence_hyphens", None, "I go.-You stay.", "I go. You stay."),
+    ("detectable_format:square_brackets", None, "[all] [words.]", "[all] words"),
+    ("first_word:first_word_answer", {"first_word": "Yes"}, "yes, it is", "It is, yes"),
+    ("first_word:first_word_sent", {"first_word": "I"}, "I go. I stay.", "I go. You stay."),
+    ("keywords:exclude_word_harder", {"keyword": "cat"}, "cats", "a cat."),
+    (
+        "keywords:keyword_specific_position",
+        {"keyword": "cat", "n": 2, "m": 3},
+        "Hi. See the cat run.",
+        "Hi. See a big cat.",
+    ),
+    ("keywords:no_adjacent_consecutive", None, "an old cat", "a big cat"),
+    ("keywords:palindrome", None, "a level road", "a flat road"),
+    ("keywords:start_end", None, "Cats like other cats", "Cats like other cats."),
+    ("keywords:word_count_different_numbers", {"keyword": "cat", "frequency": 1, "relation": "at least"}, "cat", "dog"),
+    ("keywords:word_once", {"keyword": "cat"}, "one cat", "cat cat"),
+    ("last_word:last_word_answer", {"last_word": "done"}, "It is done.", "Done it is."),
+    ("last_word:last_word_sent", {"last_word": "it"}, "I saw it. I like it!", "I saw it. It went."),
+    ("letters:letter_counting", {"N": 3, "relation": "at least"}, "abc", "a1b2"),
+    ("letters:letter_counting2", {"letter": "a", "let_frequency": 2, "let_relation": "at least"}, "aA", "ab"),
+    ("paragraphs:paragraphs", {}, "a\n***\nb", "a\n\nb"),
+    ("paragraphs:paragraphs2", {}, "a\n\nb", "a\n\nb\n\nc"),
+    ("punctuation:punctuation_dot", None, "no dots", "a dot."),
+    ("punctuation:punctuation_exclamation", None, "calm", "wow!"),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "followed", "broken"), FOLLOWED_AND_NOT)
+def test_a_constraint_holds_for_one_answer_and_fails_for_the_other(kind, arguments, followed, broken):
+    assert score(following((kind, arguments)), followed).value == 1.0
+    assert score(following((kind, arguments)), broken).value == 0.0
+
+
+def test_every_kind_has_an_example():
+    assert {kind for kind, *_ in FOLLOWED_AND_NOT} == set(KINDS)
+    assert len(KINDS) == 54
+
+
+def test_binary_mode_wants_all_and_fraction_mode_counts():
+    constraints = [
+        ("punctuation:no_comma", None),
+        ("change_case:english_lowercase", None),
+        ("startend:quotation", None),
+    ]
+    answer = "the cat is here."
+    assert score(following(*constraints), answer).value == 0.0
+    reward = score(following(*constraints, grading_mode="fraction"), answer)
+    assert reward.value == pytest.approx(2 / 3) and "startend:quotation" in reward.reason
+
+
+def test_null_arguments_of_columnar_files_are_ignored():
+    padded = {"keywords": None, "num_words": 2, "relation": "at least", "language": None}
+    assert score(following(("length_constraints:number_words", padded)), "two words").value == 1.0
+
+
+def test_only_the_answer_is_held_to_the_constraints():
+    assert score(following(("punctuation:no_comma", None)), "fine", thinking="a, b, c").value == 1.0
+
+
+def test_words_from_data_are_not_regular_expressions():
+    assert score(following(("keywords:existence", {"keywords": ["c++ (new)"]})), "I use C++ (new).").value == 1.0
+    assert score(following(("keywords:forbidden_words", {"forbidden_words": ["c."]})), "cx").value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "The house of my father is by the river."),
+        ("es", "La casa de mi padre está en el centro de la ciudad."),
+        ("fr", "La maison est dans la rue et les enfants sont là."),
+        ("it", "La casa è nella città e non è molto grande."),
+        ("pt", "A casa do meu pai não está na cidade, mas é muito grande."),
+        ("pl", "Dom jest w mieście i nie jest bardzo duży."),
+        ("ko", "저는 학생입니다."),
+        ("hi", "यह मेरा घर है और वह बड़ा है।"),
+        ("th", "สวัสดีครับ"),
+    ],
+)
+def test_languages_are_told_apart(language, text):
+    assert is_written_in(text, language)
+    others = LANGUAGES - {language}
+    assert sum(is_written_in(text, other) for other in others) <= 2
+
+
+def test_text_without_letters_counts_as_any_language():
+    assert is_written_in("12 + 3!", "fi")

@@ -1,0 +1,150 @@
+"""Rollouts: prompts, sampling, scores, and the trainer's log-probabilities of what was sampled."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from nano3.errors import UserError
+from nano3.rl import logprobs, rollout
+from nano3.rl.logprobs import pack_responses, response_logprobs, token_logprobs
+from nano3.rl.rollout import environment_of, first_of_each, load_chat_tokenizer, read_prompts, rollouts
+from rl_toy import letter_reward, toy_model, toy_rows, toy_tokenizer
+
+SETTINGS = {"generations": 3, "max_new_tokens": 10, "temperature": 1.0, "top_p": 1.0}
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    toy_tokenizer().save(str(directory / "tokenizer.json"))
+    return load_chat_tokenizer(directory)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy_model().eval()
+
+
+@pytest.fixture(scope="module")
+def rolled(model, chat):
+    return rollouts(model, chat, toy_rows(5), seed=1, **SETTINGS)
+
+
+def test_a_prompt_is_the_chat_template_with_the_assistants_turn_opened(chat):
+    row = toy_rows(1)[0]
+    text = chat.text(chat.prompt_ids(row))
+    assert text.endswith("<|im_start|>user\ntrain 0?<|im_end|>\n<|im_start|>assistant\n<think>\n")
+    assert chat.prompt_ids(row)[0] == 10
+
+
+def test_rollouts_come_prompt_by_prompt_with_as_many_logprobs_as_tokens(rolled, chat):
+    assert [each.prompt_id for each in rolled] == [str(i // 3) for i in range(15)]
+    for each in rolled:
+        assert len(each.response) == len(each.logprobs) <= 10
+        assert each.finished == (each.response[-1] in chat.stop_ids)
+        assert each.finished or len(each.response) == 10
+
+
+def test_the_same_seed_replays_a_step_bit_for_bit_and_another_does_not(model, chat, rolled):
+    assert rollouts(model, chat, toy_rows(5), seed=1, **SETTINGS) == rolled
+    assert rollouts(model, chat, toy_rows(5), seed=2, **SETTINGS) != rolled
+
+
+def test_more_rows_than_a_batch_holds_are_generated_in_several(model, chat, rolled):
+    split = rollouts(model, chat, toy_rows(5), seed=1, batch_rows=4, **SETTINGS)
+    assert [each.prompt for each in split] == [each.prompt for each in rolled]
+    assert len(set(map(str, (each.response for each in split)))) > 10
+
+
+def test_rewards_come_from_the_rows_environment(model, chat, monkeypatch):
+    seen = []
+    monkeypatch.setattr(rollout, "verify", lambda row, text: seen.append((row["id"], text)) or letter_reward(row, text))
+    rolled = rollouts(model, chat, toy_rows(2), seed=1, **SETTINGS)
+    assert [identity for identity, _ in seen] == [0, 0, 0, 1, 1, 1]
+    assert [text for _, text in seen] == [each.text for each in rolled]
+    assert {each.environment for each in rolled} == {"mcqa", "math_with_judge"}
+
+
+def test_an_environment_is_named_after_its_agent():
+    names = {
+        "single_step_tool_use_with_argument_comparison_agent": "single_step_tool_use_with_argument_comparison",
+        "mcqa_simple_agent": "mcqa",
+    }
+    for agent, name in names.items():
+        assert environment_of({"agent_ref": {"name": agent}}) == name
+
+
+def test_validation_takes_the_first_rows_of_every_environment():
+    chosen = first_of_each(toy_rows(10), 2)
+    assert [row["id"] for row in chosen] == [1, 3, 0, 2]
+
+
+def test_prompt_files_that_are_missing_empty_or_broken_are_errors_that_name_them(tmp_path):
+    file = tmp_path / "train.jsonl"
+    with pytest.raises(UserError, match="does not exist"):
+        read_prompts(file)
+    file.write_text("\n")
+    with pytest.raises(UserError, match="no prompts"):
+        read_prompts(file)
+    file.write_text("{")
+    with pytest.raises(UserError, match=r"train.jsonl is not JSONL"):
+        read_prompts(file)
+    file.write_text(json.dumps({"id": 1}) + "\n")
+    assert read_prompts(file) == [{"id": 1}]
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [60, 300, 10_000])
+def test_packed_logprobs_equal_the_generators(model, rolled, micro_batch_tokens):
+    prompts, responses = [each.prompt for each in rolled], [each.response for each in rolled]
+    seen = []
+    for batch in pack_responses(prompts, responses, micro_batch_tokens=micro_batch_tokens):
+        with torch.no_grad():
+            found = response_logprobs(model, batch)
+        for value, i, j in zip(found.tolist(), batch.response.tolist(), batch.offset.tolist(), strict=True):
+            assert abs(value - rolled[i].logprobs[j]) < 1e-4  # a ratio within 1.0001
+            seen.append((i, j))
+    assert sorted(seen) == [(i, j) for i, response in enumerate(responses) for j in range(len(response))]
+
+
+def test_rows_are_packed_without_more_padding_than_the_shortest_sequence():
+    prompts = [[1] * (20 + i) for i in range(40)]
+    responses = [[2] * (1 + (7 * i) % 30) for i in range(40)]
+    batches = pack_responses(prompts, responses, micro_batch_tokens=2048)
+    tokens = sum(map(len, prompts)) + sum(map(len, responses))
+    assert tokens / sum(batch.input_ids.numel() for batch in batches) > 0.8
+    assert all(batch.input_ids.numel() <= 2048 for batch in batches)
+
+
+def test_empty_responses_are_left_out():
+    assert pack_responses([[1], [1, 2]], [[], []], micro_batch_tokens=10) == []
+    (batch,) = pack_responses([[1], [1, 2]], [[], [3]], micro_batch_tokens=10)
+    assert batch.response.tolist() == [1]
+    assert batch.target.tolist() == [3]
+
+
+def test_logits_in_blocks_give_the_same_values_and_gradients(monkeypatch):
+    torch.manual_seed(0)
+    states, head = torch.randn(23, 8), torch.randn(50, 8)
+    targets = torch.randint(50, (23,))
+    results = []
+    for limit in (2**26, 200):
+        monkeypatch.setattr(logprobs, "BLOCK_LOGITS", limit)
+        leaves = states.clone().requires_grad_(), head.clone().requires_grad_()
+        found = token_logprobs(*leaves, targets)
+        (found * torch.arange(23)).sum().backward()
+        results.append((found.detach(), leaves[0].grad, leaves[1].grad))
+    for whole, blocks in zip(*results, strict=True):
+        torch.testing.assert_close(whole, blocks)
+    expected = (states @ head.T).log_softmax(-1)[torch.arange(23), targets]
+    torch.testing.assert_close(results[0][0], expected)
+
+
+def test_a_rollout_keeps_its_text_for_people(rolled, chat):
+    record = rollout.readable(rolled[0], chat, step=3)
+    assert record["step"] == 3
+    assert record["prompt"] == chat.text(rolled[0].prompt)
+    assert record["response"] == rolled[0].text
+    assert set(record) >= {"reward", "reason", "finished", "well_formed", "environment", "id"}
+    assert dataclasses.is_dataclass(rolled[0])
