@@ -47,6 +47,7 @@ rule all:
 
 onstart:
     stop_unless_machine_fits()
+    stop_unless_cluster_fits()
 
 
 onsuccess:

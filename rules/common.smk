@@ -56,7 +56,7 @@ def stop_unless_machine_fits():
     """Before the first job: an error that says what a recipe needs and this machine lacks."""
     if workflow.remote_exec or not workflow.is_main_process:
         return
-    jobs = workflow.dag.needrun_jobs()
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     for name in sorted(
         {job.wildcards.recipe for job in jobs if "recipe" in job.wildcards.keys()}
     ):

@@ -1,7 +1,10 @@
 # What a job asks for, from the recipe's execution section, and the command that starts its processes. None of it is
 # part of an artifact's identity, and changing it re-runs nothing.
 
+import shlex
 import signal
+
+from nano3 import launch, slurm
 
 # Slurm's warning before the end of a job's time reaches every process of the job. Training saves and stops on it; the
 # Snakemake and the shell that wait for the training must not die of it.
@@ -58,3 +61,52 @@ def partition_of(job):
     """Partition of a job: GPU jobs may have one of their own."""
     variables = ["NANO3_GPU_PARTITION"] * bool(job.gpus_per_node) + ["NANO3_PARTITION"]
     return next((os.environ[name] for name in variables if os.environ.get(name)), None)
+
+
+def stop_unless_cluster_fits():
+    """Before the first job goes to Slurm: errors that would otherwise show later, as jobs that fail or wait for ever."""
+    if (
+        workflow.remote_exec
+        or not workflow.is_main_process
+        or not workflow.non_local_exec
+    ):
+        return
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    found = [slurm.controller_problem()]
+    if not any(found):
+        found = slurm.partition_problems(os.environ)
+    if not found:
+        requests = {slurm_request(job): job.rule.name for job in jobs}
+        found = [
+            slurm.refusal(f"rule {rule}", request) for request, rule in requests.items()
+        ]
+        found += launch.container_problems(
+            (
+                launch.ENVIRONMENTS
+                if any(job.resources.get("gres") for job in jobs)
+                else []
+            ),
+            os.environ,
+        )
+        works = [slurm.work_of(job.rule.name, job.wildcards) for job in jobs]
+        found.append(slurm.duplicates(slurm.jobs_of(Path.cwd()), works))
+    if any(found):
+        raise WorkflowError("\n".join(filter(None, found)))
+
+
+def slurm_request(job):
+    """Options of sbatch that decide whether Slurm takes a job; the executor gives the same."""
+    asked = job.resources
+    options = {
+        "account": asked.get("slurm_account"),
+        "partition": asked.get("slurm_partition"),
+        "qos": asked.get("qos"),
+        "time": asked.get("runtime"),
+        "mem": asked.get("mem_mb"),
+        "nodes": asked.get("nodes"),
+        "ntasks": asked.get("tasks"),
+        "gres": asked.get("gres"),
+        "cpus-per-task": job.threads,
+    }
+    given = [f"--{name}={value}" for name, value in options.items() if value]
+    return (*given, *shlex.split(asked.get("slurm_extra", "")))

@@ -93,15 +93,11 @@ def answer(chat: Chat, question: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="Hugging Face directory, e.g. results/tiny/rl/final")
     parser.add_argument("--prompt", help="ask this one question, print the answer and exit")
     parser.add_argument("--system", help="system message")
-    parser.add_argument(
-        "--think", action=argparse.BooleanOptionalAction, default=True, help="reason before the answer"
-    )
+    parser.add_argument("--think", action=argparse.BooleanOptionalAction, default=True, help="reason before the answer")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy (default: 1.0)")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default: 1.0, off)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")

@@ -1,6 +1,6 @@
 """The lineage of a recipe's artifacts: lineage.json (nodes, edges, missing inputs) and lineage.svg beside it.
 
-    python scripts/lineage.py --recipe config/recipes/tiny.yaml --output results/tiny/lineage.json
+python scripts/lineage.py --recipe config/recipes/tiny.yaml --output results/tiny/lineage.json
 """
 
 from nano3 import cli

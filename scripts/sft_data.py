@@ -21,14 +21,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer artifact")
     arguments = cli.parse(parser, argv)
 
-    config = sft_data_config(load_recipe(arguments.recipe))
+    recipe = load_recipe(arguments.recipe)
+    config = sft_data_config(recipe)
     hashes = not arguments.trust_inputs
     raw = by_dataset(arguments.raw, config["datasets"], hashes=hashes)
     verify(arguments.tokenizer, hashes=hashes)
     tokenizer = artifact_directory(arguments.tokenizer)
     inputs = {"tokenizer": tokenizer, **input_artifacts(raw)}
     with building(arguments.output, kind="sft/data", config=config, inputs=inputs) as artifact:
-        artifact.statistics |= build_sft_data(raw, tokenizer, artifact.path, config)
+        artifact.statistics |= build_sft_data(
+            raw, tokenizer, artifact.path, config, workers=recipe.execution.data.threads
+        )
     _report(artifact.statistics)
 
 

@@ -70,7 +70,9 @@ def send(run: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SYNC_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(f"sending {run} took longer than {SYNC_SECONDS} s; try again, it goes on where it was") from None
+        raise UserError(
+            f"sending {run} took longer than {SYNC_SECONDS} s; try again, it goes on where it was"
+        ) from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise UserError(f"W&B could not send {run}: {words}")

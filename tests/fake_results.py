@@ -38,7 +38,7 @@ def make_results(root: Path, *, until: str = "evaluation", every: int = 8) -> Pa
 
 
 def _data(results: Path, recipe: Any) -> None:
-    for name, dataset in recipe.datasets.items():
+    for name in recipe.datasets:
         with building(results / "data/raw" / name / "0", kind="raw", config={"dataset": name, "group": 0}) as made:
             made.statistics |= {"rows": 1000, "bytes": 400_000}
     raw = {name: results / "data/raw" / name / "0" for name in recipe.datasets}
@@ -79,7 +79,13 @@ def _data(results: Path, recipe: Any) -> None:
     chat = {f"{name}/0": raw[name] for name in recipe.sft.data.datasets} | {"tokenizer": results / "tokenizer"}
     with building(results / "sft/data", kind="sft/data", config=stages.sft_data_config(recipe), inputs=chat) as made:
         made.statistics["splits"] = {
-            "train": {"packs": 1900, "sequences": 15_700, "tokens": 970_000, "supervised_tokens": 510_000, "fill": 0.997}
+            "train": {
+                "packs": 1900,
+                "sequences": 15_700,
+                "tokens": 970_000,
+                "supervised_tokens": 510_000,
+                "fill": 0.997,
+            }
         }
         made.statistics["datasets"] = {
             name: {
@@ -116,7 +122,9 @@ def _pretrain(results, recipe, phase: str, before: int, previous: Path | None, e
                     "step": step,
                     "tokens": seen,
                     "loss": loss + draw.gauss(0, 0.03),
-                    "lr": 3e-3 * min(1, seen / 81_920) * (1 if seen < 983_040 else 0.1 + 0.9 * math.cos((seen - 983_040) / 250_000) ** 2),
+                    "lr": 3e-3
+                    * min(1, seen / 81_920)
+                    * (1 if seen < 983_040 else 0.1 + 0.9 * math.cos((seen - 983_040) / 250_000) ** 2),
                     "grad_norm": 0.5 + 2 * math.exp(-seen / 1e5) + draw.random() / 4,
                     "max_violation": 0.15 + math.exp(-seen / 2e5) + draw.random() / 10,
                     **({"expert_shares": shares} if step + every > steps else {}),
@@ -124,7 +132,9 @@ def _pretrain(results, recipe, phase: str, before: int, previous: Path | None, e
             )
             timing.append({"step": step, "seconds": 0.31, "tokens_per_second": 13_200.0, "peak_memory_bytes": 1.1e9})
         if step % (every * 10) == 0 or step + every > steps:
-            names = datasets if phase != "long_context" else [f"{n}@{length}" for n in datasets for length in (256, 1024)]
+            names = (
+                datasets if phase != "long_context" else [f"{n}@{length}" for n in datasets for length in (256, 1024)]
+            )
             rows.append(
                 {
                     "split": "valid",
@@ -137,7 +147,12 @@ def _pretrain(results, recipe, phase: str, before: int, previous: Path | None, e
             )
     inputs = {"blend": results / "data/blend" / phase, "tokenizer": results / "tokenizer"}
     inputs |= {"model": previous} if previous else {}
-    statistics = {"steps": steps, "tokens": tokens, "train_loss": rows[-2]["loss"], "parameters": {"total": 1, "active": 1}}
+    statistics = {
+        "steps": steps,
+        "tokens": tokens,
+        "train_loss": rows[-2]["loss"],
+        "parameters": {"total": 1, "active": 1},
+    }
     return _stage(results / "pretrain" / phase, f"pretrain/{phase}", config, inputs, rows, timing, statistics)
 
 
@@ -147,7 +162,13 @@ def _sft(results, recipe, every: int) -> None:
     for step in range(0, recipe.sft.steps + 1, max(1, every // 2)):
         loss = 0.35 + 1.6 * math.exp(-step / 30)
         if step:
-            row = {"step": step, "tokens": step * 4096, "loss": loss + draw.gauss(0, 0.03), "lr": 2e-3 * (1 - step / 250), "grad_norm": 1.0}
+            row = {
+                "step": step,
+                "tokens": step * 4096,
+                "loss": loss + draw.gauss(0, 0.03),
+                "lr": 2e-3 * (1 - step / 250),
+                "grad_norm": 1.0,
+            }
             rows.append(row)
             timing.append({"step": step, "seconds": 0.3, "tokens_per_second": 13_000.0, "peak_memory_bytes": 1.2e9})
         if step % 80 == 0:
@@ -163,11 +184,19 @@ def _rl(results, recipe) -> None:
 
     def measures(step: int, noise: float) -> dict[str, float]:
         reward = {
-            f"reward/{name}": min(1, max(0, 0.25 + 0.12 * i + (0.3 - 0.05 * i) * (1 - math.exp(-step / 15)) + draw.gauss(0, noise)))
+            f"reward/{name}": min(
+                1, max(0, 0.25 + 0.12 * i + (0.3 - 0.05 * i) * (1 - math.exp(-step / 15)) + draw.gauss(0, noise))
+            )
             for i, name in enumerate(ENVIRONMENTS)
         }
         shares = {"finished_share": 0.9 + step / 500, "well_formed_share": 0.85 + step / 400}
-        return {"reward": sum(reward.values()) / 4, **reward, **shares, "response_tokens": 40 + step / 4, "entropy": 0.6 - step / 100}
+        return {
+            "reward": sum(reward.values()) / 4,
+            **reward,
+            **shares,
+            "response_tokens": 40 + step / 4,
+            "entropy": 0.6 - step / 100,
+        }
 
     for step in range(0, recipe.rl.rlvr1.steps + 1):
         if step:
@@ -183,10 +212,22 @@ def _rl(results, recipe) -> None:
 
 def _stage(output: Path, kind: str, config, inputs, rows, timing, statistics) -> Path:
     with building(output, kind=kind, config=config, inputs=inputs) as made:
+        if kind == "rl/rlvr1":
+            save_toy_model(made.path)
         for name, lines in (("metrics.jsonl", rows), ("timing.jsonl", timing)):
             (made.path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         made.statistics |= statistics
     return output
+
+
+def save_toy_model(directory: Path) -> None:
+    """A Hugging Face directory with a byte tokenizer and chat template, as training stages publish it."""
+    from nano3.data.tokenizer import save_trained
+    from nano3.model import hf
+    from rl_toy import toy_model, toy_tokenizer
+
+    hf.save(toy_model(), directory)
+    save_trained(toy_tokenizer(), directory)
 
 
 def evaluation(index: int) -> dict[str, Any]:
@@ -204,12 +245,18 @@ def evaluation(index: int) -> dict[str, Any]:
             "well_formed": (0.05, 0.9, 0.98)[index],
             "mean_length": (88.0, 43.5, 47.2)[index],
         }
-    texts = ("def f(x):\n    return x</think>", "12 + 7 = 19.\n</think>\nThe answer is \\boxed{19}.<|im_end|>", "First 12 + 7.\n12 + 7 = 19\n</think>\nThe answer is \\boxed{19}.<|im_end|>")
+    texts = (
+        "def f(x):\n    return x</think>",
+        "12 + 7 = 19.\n</think>\nThe answer is \\boxed{19}.<|im_end|>",
+        "First 12 + 7.\n12 + 7 = 19\n</think>\nThe answer is \\boxed{19}.<|im_end|>",
+    )
     samples = [
         {
             "id": f"{name}-{number}",
             "environment": name,
-            "prompt": f"<|im_start|>system\n<|im_end|>\n<|im_start|>user\nProblem {number}: what is 12 + 7? Give the result in \\boxed{{}}.<|im_end|>\n<|im_start|>assistant\n<think>\n",
+            "prompt": "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
+            f"Problem {number}: what is 12 + 7? Give the result in \\boxed{{}}."
+            "<|im_end|>\n<|im_start|>assistant\n<think>\n",
             "response": texts[index],
             "reward": float(index > 0),
             "reason": "correct" if index else "no answer",

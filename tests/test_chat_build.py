@@ -1,5 +1,6 @@
 """Packed SFT data as a whole: blend, held-out rows, augmentation, accounting, errors, and the script."""
 
+import itertools
 import json
 import time
 
@@ -7,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from chat_toy import ROOT, assistant, save_raw, save_tokenizer, toy_tokenizer, user
 
+from chat_toy import ROOT, assistant, save_raw, save_tokenizer, toy_tokenizer, user
 from nano3.artifacts import read_manifest, verify
 from nano3.chat.blend import copies_of_rows, held_out, rows_per_dataset
 from nano3.chat.build import build_sft_data
@@ -17,7 +18,6 @@ from nano3.chat.raw import by_dataset
 from nano3.errors import UserError
 from nano3.recipe.data import SftData
 
-
 LONG = " ".join(map(str, range(400)))
 
 
@@ -25,14 +25,17 @@ def rows(count, reasoning=True, **fields):
     return [
         {
             "id": f"r{i}",
-            "messages": [user(f"What is {i}?"), assistant(f"It is {i}.", f"Think of {i} twice." if reasoning else None)],
+            "messages": [
+                user(f"What is {i}?"),
+                assistant(f"It is {i}.", f"Think of {i} twice." if reasoning else None),
+            ],
             **fields,
         }
         for i in range(count)
     ]
 
 
-def build(tmp_path, datasets, name="out", **settings):
+def build(tmp_path, datasets, name="out", workers=1, **settings):
     """Statistics and output directory for {name: (share, rows)}."""
     tokenizer = tmp_path / "tokenizer"
     if not tokenizer.exists():
@@ -45,7 +48,7 @@ def build(tmp_path, datasets, name="out", **settings):
     section = SftData(datasets={dataset: {"share": share} for dataset, (share, _) in datasets.items()}, **settings)
     output = tmp_path / name / "data"
     output.mkdir()
-    return build_sft_data(raw, tokenizer, output, section.model_dump() | {"seed": 3}), output
+    return build_sft_data(raw, tokenizer, output, section.model_dump() | {"seed": 3}, workers=workers), output
 
 
 def texts(directory):
@@ -54,7 +57,7 @@ def texts(directory):
     found = []
     for index in range(len(dataset)):
         bounds = [*dataset.starts(index), dataset.lengths[index]]
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             ids = dataset.input_ids[index, start:end].tolist()
             found.append(toy_tokenizer().decode(ids, skip_special_tokens=False))
     return found
@@ -111,8 +114,10 @@ def test_statistics_add_up(tmp_path):
 
 
 def test_each_kind_of_loss_is_counted_under_its_name(tmp_path):
-    content = rows(20) + [
+    content = [
+        *rows(20),
         {"id": "none", "messages": []},
+        {"id": "late", "messages": [assistant("x", "hm"), user("?")]},
         {"id": "long", "messages": [user("?"), assistant(LONG)]},
         {"id": "partly", "messages": [user("1"), assistant("one", "a"), user("2"), assistant("two", LONG)]},
         {"id": "great", "messages": [user("?"), assistant("A Great Nation.")]},
@@ -121,7 +126,12 @@ def test_each_kind_of_loss_is_counted_under_its_name(tmp_path):
         tmp_path, {"a": (1, content)}, valid=0.0, max_bad_rows=0.5, forbidden_words=["great nation"]
     )
     counts = statistics["datasets"]["a"]
-    assert counts["rows_dropped"] == {"no_messages": 1, "longer_than_pack": 1, "forbidden_word": 1}
+    assert counts["rows_dropped"] == {
+        "no_messages": 1,
+        "no_answered_turn": 1,
+        "longer_than_pack": 1,
+        "forbidden_word": 1,
+    }
     assert counts["sequences_dropped"] == {"longer_than_pack": 2}
     assert counts["rows_kept"] == 21 and counts["sequences_kept"] == 21
     assert [sample["id"] for sample in counts["samples_of_dropped"]["longer_than_pack"]] == ["a/long", "a/partly"]
@@ -176,6 +186,16 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
         _, output = build(tmp_path, {"a": (1, rows(60)), "b": (2, rows(20))}, name, rows=50)
         files.append({p.relative_to(output): p.read_bytes() for p in output.rglob("*.npy")})
     assert files[0] == files[1] and len(files[0]) == 10
+
+
+def test_several_processes_give_the_same_bytes_and_counts(tmp_path):
+    content = [*rows(700), *({"id": f"b{i}", "messages": []} for i in range(9))]
+    datasets = {"a": (1, content), "b": (2, rows(20))}
+    one, alone = build(tmp_path, datasets, "one", rows=600, reasoning_off=0.2, budget_truncation=0.1)
+    two, together = build(tmp_path, datasets, "two", 2, rows=600, reasoning_off=0.2, budget_truncation=0.1)
+    assert json.dumps(one) == json.dumps(two)
+    for file in alone.rglob("*.npy"):
+        assert file.read_bytes() == (together / file.relative_to(alone)).read_bytes()
 
 
 def test_rows_that_ask_the_same_are_on_the_same_side():
@@ -282,6 +302,7 @@ def test_the_export_holds_the_same_packs_without_padding(workspace, tmp_path, le
         assert train["pack_size"] == 128 and 0 < valid["max_samples_per_bin"] <= train["max_samples_per_bin"]
 
 
+@pytest.mark.slow
 def test_twenty_thousand_short_rows_take_seconds(tmp_path):
     content = rows(20_000)
     save_tokenizer(tmp_path / "tokenizer")

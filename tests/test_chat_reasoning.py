@@ -1,7 +1,6 @@
 """Reasoning control: rates, independence of order, and what is cut."""
 
 from chat_toy import assistant, toy_tokenizer, user
-
 from nano3.chat.reasoning import cut_traces, draw, has_reasoning, is_chosen, without_reasoning
 
 MESSAGES = [user("1"), assistant("one", "first second third fourth"), user("2"), assistant("two", "x" * 50)]

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from chat_toy import WEATHER, assistant, tool, toy_tokenizer, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat_toy import WEATHER, assistant, tool, toy_tokenizer, user
 from nano3.chat.prepare import tokenise
 from nano3.chat.rows import Dropped, is_used_in, problem_of, read_chat, repeats_itself, word_pattern
 from nano3.chat.sequences import chunks_of, training_turns

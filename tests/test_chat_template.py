@@ -1,8 +1,8 @@
 """The chat template: every rule of the format, and one text whoever renders it."""
 
 import pytest
-from chat_toy import WEATHER, assistant, tool, toy_tokenizer, user
 
+from chat_toy import WEATHER, assistant, tool, toy_tokenizer, user
 from nano3.chat.template import chat_template, render, template_of
 from nano3.errors import UserError
 

@@ -109,7 +109,7 @@ def test_grpo_raises_the_probability_of_a_rewarded_token(chat, machine, monkeypa
     before = probability_of(model, chat, letter)
     for step in range(job.settings.steps):
         rolled = rlvr.roll(model, job, step, machine)
-        rlvr.update(model, optimizer, gradients, rolled, rlvr._advantages(rolled, job.settings), job, step, machine)
+        rlvr.update(model, optimizer, gradients, rolled, rlvr.score(rolled, job.settings), job, step, machine)
     after = probability_of(model, chat, letter)
     assert before < 0.02
     assert after > 5 * before

@@ -9,10 +9,11 @@ directly; everything above them only has to stay alive until they have saved. A 
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from nano3.software import load_software
 
 # Key of the recipe's execution section -> file in envs/ that its jobs run in.
 ENVIRONMENTS = {
-    "data": "cpu",
     "pretrain": "train",
     "long_context": "train",
     "sft": "train",
@@ -215,6 +215,26 @@ def requeue(job: str) -> None:
     problem = _slurm("scontrol", "requeue", job)
     if problem:
         say(f"launch: {problem}\n  The job ends here and counts as a failure; Snakemake's retries start it again.")
+
+
+def container_problems(sections: Iterable[str], environment: Mapping[str, str]) -> list[str]:
+    """Why the jobs of some execution sections can't start in their containers; empty when nothing keeps them."""
+    runtime = environment.get("NANO3_CONTAINER_RUNTIME") or "none"
+    if runtime == "none":
+        return []
+    if runtime not in RUNTIMES:
+        return [f"NANO3_CONTAINER_RUNTIME is {runtime!r}; it can be {', '.join(RUNTIMES)}"]
+    found = []
+    if runtime == "pyxis" and "--container-image" not in _slurm("srun", "--help"):
+        found.append("NANO3_CONTAINER_RUNTIME is pyxis, but srun has no --container-image: Slurm's pyxis plugin is missing")
+    if runtime == "apptainer" and shutil.which("apptainer") is None:
+        found.append("NANO3_CONTAINER_RUNTIME is apptainer, which is not on PATH (often: module load apptainer)")
+    for name in sorted({ENVIRONMENTS[section] for section in sections}):
+        try:
+            container_image(name, environment)
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def container_image(name: str, environment: Mapping[str, str]) -> str:

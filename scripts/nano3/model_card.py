@@ -66,9 +66,10 @@ def _introduction(card: Card) -> str:
     parameters = size.parameters(card.recipe.model)
     return f"""# {card.recipe.title}
 
-A hybrid Mamba-2, mixture-of-experts and attention language model with {number(parameters.total)} parameters, of which
-{number(parameters.active)} are active for a token. It was pretrained, fine-tuned on chats with and without reasoning, and
-trained with reinforcement learning from verifiable rewards, by the open recipe for Nemotron 3 Nano."""
+A hybrid Mamba-2, mixture-of-experts and attention language model with {number(parameters.total)} parameters, of
+which {number(parameters.active)} are active for a token. It was pretrained, fine-tuned on chats with and without
+reasoning, and trained with reinforcement learning from verifiable rewards, by an open recipe for Nemotron 3 Nano. It is
+not NVIDIA's released model."""
 
 
 def _usage(card: Card) -> str:
@@ -98,9 +99,10 @@ python scripts/chat.py {card.directory} --no-think --prompt "What is 17 + 25?"
 
 `enable_thinking=False` answers without reasoning. Generation ends at `<|im_end|>`.
 
-`config.json` says `time_step_min: 0.0`. Transformers clamps the time step of its chunked scan from below by that value,
-though the model was trained without a clamp and transformers' own one-token path has none; 0.0 makes the clamp do nothing,
-so that reading a prompt and generating agree. The value that initialised the weights stands under the key `nano3`."""
+`config.json` says `time_step_min: 0.0`. Transformers clamps the time step of its chunked scan from below by that
+value, though the model was trained without a clamp and transformers' own one-token path has none; 0.0 makes the clamp
+do nothing, so that reading a prompt and generating agree. The value that initialised the weights stands under the key
+`nano3`."""
 
 
 def _architecture(card: Card) -> str:
@@ -118,12 +120,13 @@ def _architecture(card: Card) -> str:
         ("Vocabulary", f"{model.vocab_size:,}"),
         (
             "Mamba-2",
-            f"{model.mamba_num_heads} heads of {model.mamba_head_dim}, state {model.ssm_state_size}, {model.n_groups} groups",
+            f"{model.mamba_num_heads} heads of {model.mamba_head_dim}, state {model.ssm_state_size},"
+            f" {model.n_groups} groups",
         ),
         (
             "Experts",
-            f"{model.n_routed_experts} routed of width {model.moe_intermediate_size}, {model.num_experts_per_tok} per token;"
-            f" one shared of width {model.moe_shared_expert_intermediate_size}",
+            f"{model.n_routed_experts} routed of width {model.moe_intermediate_size},"
+            f" {model.num_experts_per_tok} per token; one shared of width {model.moe_shared_expert_intermediate_size}",
         ),
         (
             "Attention",
@@ -187,7 +190,12 @@ def _chat_data(card: Card) -> str:
     if artifact is None or sft is None or digest_of(artifact.directory) != sft.manifest.inputs.get("data"):
         return ""
     rows = [
-        (name, f"{entry['requested_share_of_rows']:.1%}", f"{entry['achieved_share_of_tokens']:.1%}", f"{entry['epochs']:.2f}")
+        (
+            name,
+            f"{entry['requested_share_of_rows']:.1%}",
+            f"{entry['achieved_share_of_tokens']:.1%}",
+            f"{entry['epochs']:.2f}",
+        )
         for name, entry in artifact.statistics.get("datasets", {}).items()
     ]
     return "**Fine-tuning chats**\n\n" + _table(("Data set", "Rows asked", "Tokens sampled", "Epochs"), rows)
@@ -206,7 +214,8 @@ def _evaluation(card: Card) -> str:
             cells.append(f"{score.mean:.1%} ({score.low:.1%} to {score.high:.1%}), n = {score.n:,}" if score else "")
         rows.append((environment, *cells))
     text = (
-        "## Evaluation\n\nMean reward on held-out problems, with 95% intervals over prompts; n counts sampled answers.\n\n"
+        "## Evaluation\n\n"
+        "Mean reward on held-out problems, with 95% intervals over prompts; n counts sampled answers.\n\n"
         + _table(("Environment", *(name for name, _ in scored)), rows)
     )
     bits = [(evaluated.title, results.bits_per_byte(evaluated)) for evaluated in card.evaluations]
@@ -215,7 +224,9 @@ def _evaluation(card: Card) -> str:
         return text
     rows = []
     for name in datasets:
-        unigram = next((found[name]["unigram"] for _, found in bits if name in found and "unigram" in found[name]), None)
+        unigram = next(
+            (found[name]["unigram"] for _, found in bits if name in found and "unigram" in found[name]), None
+        )
         cells = [_bits(found.get(name)) for _, found in bits]
         rows.append((name, "" if unigram is None else f"{unigram:.3f}", *cells))
     head = ("Data set", "Unigram", *(name for name, _ in bits))
@@ -232,7 +243,7 @@ def _limitations(card: Card) -> str:
     total = size.parameters(card.recipe.model).total
     lines = [
         "- It was evaluated on the environments above and on nothing else. No safety training or testing was done.",
-        "- It may state false things with confidence, in its reasoning, too. The reasoning need not be why it answers so.",
+        "- It may state false things with confidence, also in its reasoning, which need not be why it answers so.",
         "- It repeats the errors and biases of its training data.",
     ]
     if total < SMALL:
@@ -270,7 +281,8 @@ def _reproduction(card: Card) -> str:
 snakemake {card.directory}
 ```
 
-`manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` is the whole graph."""
+`manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` is the whole
+graph."""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

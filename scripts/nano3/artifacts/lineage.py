@@ -111,9 +111,7 @@ def load_lineage(file: Path) -> Lineage:
     except FileNotFoundError:
         raise UserError(f"{file} does not exist. Make it first:  snakemake {file}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is not a lineage file ({error!r}). Make it again:  snakemake -f {file}"
-        ) from None
+        raise UserError(f"{file} is not a lineage file ({error!r}). Make it again:  snakemake -f {file}") from None
 
 
 def upstream(lineage: Lineage, paths: set[str]) -> Lineage:

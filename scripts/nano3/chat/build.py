@@ -13,7 +13,7 @@ import numpy as np
 
 from nano3.chat.blend import copies_of_rows, held_out, rows_per_dataset
 from nano3.chat.packing import pack, write_packs
-from nano3.chat.prepare import Account, Settings, Spool, load_settings, spool_rows
+from nano3.chat.prepare import Account, NamedRow, Prepared, Spool, preparer
 from nano3.chat.raw import read_rows, row_id
 from nano3.chat.rows import CHOSEN, problem_of
 from nano3.errors import UserError
@@ -31,7 +31,7 @@ class Sampled:
     train_sequences: list[tuple[int, int]] = field(default_factory=list)  # sequence in the spool, copies
     valid_sequences: list[int] = field(default_factory=list)
 
-    def rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    def rows(self) -> Iterator[NamedRow]:
         """The rows that either split uses, with number and unique name."""
         used = self.valid | (self.copies > 0)
         for number, row in enumerate(read_rows(self.directories)):
@@ -39,20 +39,23 @@ class Sampled:
                 yield number, f"{self.name}/{row_id(row, number)}", row
 
 
-def build_sft_data(raw: dict[str, list[Path]], tokenizer: Path, output: Path, config: dict[str, Any]) -> dict[str, Any]:
+def build_sft_data(
+    raw: dict[str, list[Path]], tokenizer: Path, output: Path, config: dict[str, Any], *, workers: int = 1
+) -> dict[str, Any]:
     """Write `output`/train and `output`/valid (see `nano3.chat.packing`); returns the statistics.
 
     raw: data set -> artifact directories with its chat shards; tokenizer: directory in the Hugging Face layout;
-    config: the recipe's `sft.data` section as a dict, with `seed`. Raises UserError for a data set
-    without rows, and for one that loses more than `max_bad_rows` of its rows to other reasons than the
-    filters that the recipe chose.
+    config: the recipe's `sft.data` section as a dict, with `seed`; workers: processes, without effect on the result.
+    Raises UserError for a data set without rows, and for one that loses more than `max_bad_rows` of its rows to other
+    reasons than the filters that the recipe chose.
     """
-    settings = load_settings(config, tokenizer)
     blend = _sample(raw, config)
     with tempfile.TemporaryDirectory(dir=output, prefix=".spool.") as directory:
         spool = Spool(Path(directory))
-        for dataset in blend:
-            _prepare(dataset, settings, spool)
+        with preparer(config, tokenizer, workers) as prepare:
+            for dataset in blend:
+                _spool(dataset, prepare(dataset.rows()), spool)
+                _check_losses(dataset.name, dataset.account, config["max_bad_rows"])
         spool.close()
         train = [index for dataset in blend for index, copies in dataset.train_sequences for _ in range(copies)]
         valid = [index for dataset in blend for index in dataset.valid_sequences]
@@ -82,13 +85,15 @@ def _sample(raw: dict[str, list[Path]], config: dict[str, Any]) -> list[Sampled]
     ]
 
 
-def _prepare(dataset: Sampled, settings: Settings, spool: Spool) -> None:
-    for number, sequence in spool_rows(dataset.rows(), settings, spool, dataset.account):
-        if dataset.valid[number]:
-            dataset.valid_sequences.append(sequence)
-        else:
-            dataset.train_sequences.append((sequence, int(dataset.copies[number])))
-    _check_losses(dataset.name, dataset.account, settings.config["max_bad_rows"])
+def _spool(dataset: Sampled, batches: Iterator[Prepared], spool: Spool) -> None:
+    for batch in batches:
+        dataset.account.add(batch.account)
+        for number, tokens, mask in batch.sequences:
+            sequence = spool.append(tokens, mask)
+            if dataset.valid[number]:
+                dataset.valid_sequences.append(sequence)
+            else:
+                dataset.train_sequences.append((sequence, int(dataset.copies[number])))
 
 
 def _check_losses(name: str, account: Account, limit: float) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ from nano3.chat.sequences import Chunk, chunks_of, training_turns
 from nano3.chat.template import template_of
 from nano3.data.tokenizer import load as load_tokenizer
 
-BATCH_CHARACTERS = 4_000_000
+BATCH_ROWS = 256
 SAMPLES_PER_REASON = 3
 
 
@@ -52,6 +56,15 @@ class Account:
         samples = self.samples.setdefault(dropped.reason, [])
         if len(samples) < SAMPLES_PER_REASON:
             samples.append({"id": row_id, "detail": dropped.detail[:200]})
+
+    def add(self, other: Account) -> None:
+        """Take over the counts of a batch, and its samples where there is room."""
+        for key, value in vars(other).items():
+            if key != "samples":
+                setattr(self, key, getattr(self, key) + value)
+        for reason, found in other.samples.items():
+            samples = self.samples.setdefault(reason, [])
+            samples += found[: SAMPLES_PER_REASON - len(samples)]
 
 
 class Spool:
@@ -126,6 +139,8 @@ def prepare_row(row: dict[str, Any], name: str, settings: Settings, account: Acc
         sequences.append(
             chunks_of((turn_messages, first), chat.tools, reasoning_budget=budget, template=settings.template)
         )
+    if not sequences:
+        raise Dropped("no_answered_turn", "no assistant message follows a user message")
     return sequences
 
 
@@ -151,56 +166,84 @@ def tokenise(sequences: list[list[Chunk]], tokenizer: Any) -> Iterator[tuple[np.
         yield np.array(ids, np.int32), np.frombuffer(mask, np.uint8)
 
 
-Prepared = tuple[int, str, list[list[Chunk]]]  # number of the row, its name, its sequences
+NamedRow = tuple[int, str, dict[str, Any]]  # number in its data set, unique name, the row
 
 
-def spool_rows(
-    rows: Iterable[tuple[int, str, dict[str, Any]]], settings: Settings, spool: Spool, account: Account
-) -> Iterator[tuple[int, int]]:
-    """Prepare and tokenise rows, given with number and name; yields (number of the row, its sequence in the spool)."""
-    for batch in _batches(_prepared(rows, settings, account)):
-        tokens = tokenise([chunks for _, _, sequences in batch for chunks in sequences], settings.tokenizer)
-        for number, name, sequences in batch:
-            kept, reason = 0, "no_answered_turn"
-            for ids, mask in itertools.islice(tokens, len(sequences)):
-                try:
-                    _check_sequence(ids, mask, settings.config["pack_length"])
-                except Dropped as dropped:
-                    account.drop(account.sequences_dropped, dropped, name)
-                    reason = dropped.reason
-                else:
-                    kept += 1
-                    yield number, spool.append(ids, mask)
-            account.sequences_kept += kept
-            if kept:
-                account.rows_kept += 1
-            else:
-                account.rows_dropped[reason] += 1
+@dataclass
+class Prepared:
+    """A batch of rows, done: (number of the row, tokens int32 [n], mask uint8 [n]) per sequence, and the account."""
+
+    sequences: list[tuple[int, np.ndarray, np.ndarray]]
+    account: Account
 
 
-def _prepared(
-    rows: Iterable[tuple[int, str, dict[str, Any]]], settings: Settings, account: Account
-) -> Iterator[Prepared]:
+def prepare_rows(rows: list[NamedRow], settings: Settings) -> Prepared:
+    """Prepare and tokenise a batch of rows."""
+    account = Account(rows_used=len(rows))
+    chunked: list[tuple[int, str, list[list[Chunk]]]] = []
     for number, name, row in rows:
-        account.rows_used += 1
         try:
-            yield number, name, prepare_row(row, name, settings, account)
+            chunked.append((number, name, prepare_row(row, name, settings, account)))
         except Dropped as dropped:
             account.drop(account.rows_dropped, dropped, name)
+    tokens = tokenise([chunks for _, _, sequences in chunked for chunks in sequences], settings.tokenizer)
+    kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+    for number, name, sequences in chunked:
+        before, reason = len(kept), ""
+        for ids, mask in itertools.islice(tokens, len(sequences)):
+            try:
+                _check_sequence(ids, mask, settings.config["pack_length"])
+                kept.append((number, ids, mask))
+            except Dropped as dropped:
+                account.drop(account.sequences_dropped, dropped, name)
+                reason = dropped.reason
+        if len(kept) > before:
+            account.rows_kept += 1
+        else:
+            account.rows_dropped[reason] += 1
+    account.sequences_kept = len(kept)
+    return Prepared(kept, account)
 
 
-def _batches(prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
-    """Groups of about BATCH_CHARACTERS of text: enough to keep the tokenizer's threads busy, small in memory."""
-    batch: list[Prepared] = []
-    characters = 0
-    for item in prepared:
-        batch.append(item)
-        characters += sum(len(text) for chunks in item[2] for text, _ in chunks)
-        if characters > BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
+@contextmanager
+def preparer(
+    config: dict[str, Any], tokenizer: Path, workers: int
+) -> Iterator[Callable[[Iterable[NamedRow]], Iterator[Prepared]]]:
+    """A function that prepares rows in batches, in order, here or in `workers` processes; the result is the same."""
+    if workers == 1:
+        settings = load_settings(config, tokenizer)
+        yield lambda rows: (prepare_rows(batch, settings) for batch in _batches(rows))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (config, tokenizer)) as pool:
+        yield lambda rows: _in_order(pool, _batches(rows), ahead=2 * workers)
+
+
+def _in_order(pool: ProcessPoolExecutor, batches: Iterable[list[NamedRow]], ahead: int) -> Iterator[Prepared]:
+    """Results in the order of the batches; only a few batches are read ahead of what the caller took."""
+    pending: deque[Future[Prepared]] = deque()
+    for batch in batches:
+        pending.append(pool.submit(_work, batch))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _batches(rows: Iterable[NamedRow]) -> Iterator[list[NamedRow]]:
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, BATCH_ROWS)):
         yield batch
+
+
+def _start_worker(config: dict[str, Any], tokenizer: Path) -> None:
+    global _worker_settings
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker_settings = load_settings(config, tokenizer)
+
+
+def _work(batch: list[NamedRow]) -> Prepared:
+    return prepare_rows(batch, _worker_settings)
 
 
 def _check_sequence(ids: np.ndarray, mask: np.ndarray, pack_length: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from nano3.chat.template import reasoning_of
 
@@ -15,6 +16,8 @@ Message = dict[str, Any]
 # Text that would end or open a turn where a person or the model merely wrote about it.
 CONTROL_TOKENS = re.compile(r"<\|(?:im_start|im_end|endoftext)\|>")
 INLINE_REASONING = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+
+HASH_BASE = np.uint64(0x9E3779B97F4A7C15)  # any odd number with mixed bits
 
 # Reasons that the recipe asked for; every other reason means that a row is not what it should be.
 CHOSEN = frozenset({"not_used_in", "forbidden_word", "repetition"})
@@ -175,22 +178,26 @@ def word_pattern(words: list[str]) -> re.Pattern[str] | None:
 
 
 def repeats_itself(text: str, *, ngram: int, window: int, max_in_window: int, max_in_trace: int) -> str | None:
-    """The first n-gram of words that occurs too often, or None.
+    """An n-gram of words that occurs too often, or None.
 
-    Too often: more than `max_in_window` times starting within `window` words, or more than `max_in_trace` times in all.
+    Too often: more than `max_in_window` times starting within `window` words, or more than `max_in_trace` times in
+    all. N-grams are compared by 64-bit hashes.
     """
     words = text.split()
-    if len(words) < ngram + min(max_in_window, max_in_trace):
+    count = len(words) - ngram + 1
+    if count <= min(max_in_window, max_in_trace):
         return None
-    grams = list(zip(*(words[i:] for i in range(ngram)), strict=False))
-    if len(grams) - len(set(grams)) < min(max_in_window, max_in_trace):
-        return None
-    seen: dict[tuple[str, ...], tuple[int, deque[int]]] = {}
-    for position, gram in enumerate(grams):
-        count, recent = seen.get(gram) or (0, deque(maxlen=max_in_window + 1))
-        recent.append(position)
-        seen[gram] = (count + 1, recent)
-        crowded = len(recent) > max_in_window and position - recent[0] < window
-        if crowded or count + 1 > max_in_trace:
-            return " ".join(gram)
+    word_hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    hashes = np.zeros(count, np.uint64)
+    for i in range(ngram):
+        hashes = hashes * HASH_BASE + word_hashes[i : i + count]
+    position = np.argsort(hashes, kind="stable")
+    hashes = hashes[position]
+    # Equal n-grams are neighbours now, in the order of the text: entry i and entry i + n span n + 1 occurrences.
+    for limit, span in ((max_in_window, window), (max_in_trace, len(words))):
+        same = hashes[limit:] == hashes[:-limit]
+        close = position[limit:] - position[:-limit] < span
+        if (found := np.flatnonzero(same & close)).size:
+            start = position[found].min()
+            return " ".join(words[start : start + ngram])
     return None

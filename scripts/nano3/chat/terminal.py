@@ -70,9 +70,7 @@ class Chat:
     def _prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         if self.system is not None:
             messages = [{"role": "system", "content": self.system}, *messages]
-        text = render(
-            messages, add_generation_prompt=True, template=self.template, enable_thinking=self.think
-        )
+        text = render(messages, add_generation_prompt=True, template=self.template, enable_thinking=self.think)
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def _pieces(self, prompt: list[int], room: int) -> Iterator[str]:

@@ -59,10 +59,11 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def _named(row: Row, source: Source) -> Row:
-    """The row with `id` and `source` first; those that it has are kept."""
+    """The row with `id` and `source` first; those that it has are kept. NeMo-Gym's RL rows keep their integer ids."""
     if source.dataset.form == "text":
         return {"id": str(row["id"]), "source": source.name, "text": row["text"]}
-    return {"id": str(row["id"]), "source": row.get("source") or source.name} | {
+    name = row["id"] if source.dataset.form == "rl" else str(row["id"])
+    return {"id": name, "source": row.get("source") or source.name} | {
         key: value for key, value in row.items() if key not in ("id", "source")
     }
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from nano3.model.cache import MambaState
 from nano3.model.config import ModelConfig
-from nano3.model.scan import Boundaries, Saved, scan_backward, scan_forward
+from nano3.model.norm import gated_norm, gated_norm_backward, sum_tokens
+from nano3.model.scan import Boundaries, scan_backward, scan_forward
 
 
 class Mamba2(nn.Module):
@@ -87,7 +88,7 @@ class Mamba2(nn.Module):
         grouped.addcmul_((x * dt[..., None]).view(b, g, -1, 1), B.view(b, g, 1, n))
         y = torch.matmul(grouped, C.view(b, g, n, 1)).view(b, h, p)
         y = torch.addcmul(y, x, self.D.float()[:, None]).view(b, h * p)
-        y, _, _ = gated_norm(y, z.float(), self.norm.weight.float(), g, c.layer_norm_epsilon)
+        y, _ = gated_norm(y, z.float(), self.norm.weight.float(), g, c.layer_norm_epsilon)
         return self.out_proj(y.to(u.dtype))[:, None]
 
 
@@ -98,8 +99,8 @@ class _Core(torch.autograd.Function):
     def forward(ctx, projected, taps, bias, A_log, D, dt_bias, norm_weight, config, bounds, state, start):
         d, h, g, n = config.mamba_inner_size, config.mamba_num_heads, config.n_groups, config.ssm_state_size
         b, t, _ = projected.shape
-        full = projected.float()
-        z, xbc, raw_dt = full.split([d, config.mamba_conv_size, h], dim=-1)
+        # contiguous parts: element-wise functions are several times slower on strided ones
+        z, xbc, raw_dt = (part.float().contiguous() for part in projected.split([d, config.mamba_conv_size, h], -1))
         taps, bias = taps.float().squeeze(1).T.contiguous(), bias.float()  # [K, c]
         before = state.conv.float() if state is not None and not start else None
         convolved = convolve(xbc, taps, bias, bounds.taps, before)
@@ -115,37 +116,34 @@ class _Core(torch.autograd.Function):
         )  # fmt: skip
         if state is not None:
             state.ssm = final
-        out, normed, scale = gated_norm(y.flatten(2), z, norm_weight.float(), g, config.layer_norm_epsilon)
+        out, kept = gated_norm(y.flatten(2), z, norm_weight.float(), g, config.layer_norm_epsilon)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(projected, taps, A, D, dt_bias, norm_weight)
-            ctx.kept = convolved, saved, y, normed, scale, bounds, config
+            ctx.kept = xbc, convolved, dt, saved, kept, taps, A, D, norm_weight, bounds, config
         return out.to(projected.dtype)
 
     @staticmethod
     def backward(ctx, dout):
-        projected, taps, A, D, dt_bias, norm_weight = ctx.saved_tensors
-        convolved, saved, y, normed, scale, bounds, config = ctx.kept
-        d, c, h, g = config.mamba_inner_size, config.mamba_conv_size, config.mamba_num_heads, config.n_groups
-        b, t, _ = projected.shape
-        full = projected.float()
-        dfull = torch.empty_like(full)
-        z, xbc, raw_dt = full.split([d, c, h], dim=-1)
-        dz, dxbc, draw_dt = dfull.split([d, c, h], dim=-1)
+        xbc, convolved, dt, saved, kept, taps, A, D, norm_weight, bounds, config = ctx.kept
+        d, h = config.mamba_inner_size, config.mamba_num_heads
+        b, t, c = xbc.shape
+        dprojected = dout.new_empty(b, t, d + c + h)
+        dz, dxbc, draw_dt = dprojected.split([d, c, h], dim=-1)
 
-        dy, dnorm_weight = gated_norm_backward(
-            dout.float(), y.flatten(2), z, norm_weight.float(), normed, scale, dz
-        )
+        dy, dz_, dnorm_weight = gated_norm_backward(dout.float(), norm_weight.float(), kept)
+        dz.copy_(dz_)
         dactive = torch.empty_like(convolved)
         dx, dB, dC = dactive.split([d, (c - d) // 2, (c - d) // 2], dim=-1)
         ddt, dA, dB_, dC_, dD = scan_backward(dy.view(b, t, h, -1), A, D, bounds, saved, dx.view(b, t, h, -1))
         dB.view(dB_.shape).copy_(dB_)
         dC.view(dC_.shape).copy_(dC_)
-        torch.mul(ddt, torch.sigmoid(raw_dt + dt_bias.float()), out=draw_dt)
         dconvolved = torch.ops.aten.silu_backward(dactive, convolved)
-        dtaps = convolve_backward(dconvolved, xbc, taps, bounds.taps, dxbc)
+        dxbc_, dtaps = convolve_backward(dconvolved, xbc, taps, bounds.taps)
+        dxbc.copy_(dxbc_)
+        ddt.mul_(-torch.expm1(-dt))  # softplus'(x) = sigmoid(x) = 1 - exp(-softplus(x))
+        draw_dt.copy_(ddt)
         return (
-            dfull.to(projected.dtype), dtaps.T[:, None].contiguous(), sum_tokens(dconvolved), dA * A, dD,
-            sum_tokens(draw_dt), dnorm_weight, None, None, None, None,
+            dprojected, dtaps.T[:, None].contiguous(), sum_tokens(dconvolved), dA * A, dD, sum_tokens(ddt),
+            dnorm_weight, None, None, None, None,
         )  # fmt: skip
 
 
@@ -167,17 +165,17 @@ def convolve(x: Tensor, taps: Tensor, bias: Tensor, same: list[Tensor] | None, b
     return y
 
 
-def convolve_backward(dy: Tensor, x: Tensor, taps: Tensor, same: list[Tensor] | None, dx: Tensor) -> Tensor:
-    """Writes the gradient of x into dx [b, t, c] and returns that of the taps [K, c]."""
+def convolve_backward(dy: Tensor, x: Tensor, taps: Tensor, same: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Gradients of x [b, t, c] and of the taps [K, c]."""
     last = taps.shape[0] - 1
-    torch.mul(dy, taps[last], out=dx)
+    dx = dy * taps[last]
     dtaps = torch.zeros_like(taps)
     dtaps[last] = sum_tokens(dy * x)
     for k in range(1, min(last, x.shape[1] - 1) + 1):
         later = dy[:, k:] if same is None else dy[:, k:] * same[k - 1][:, k:]
         dx[:, :-k].addcmul_(later, taps[last - k])
         dtaps[last - k] = sum_tokens(later * x[:, :-k])
-    return dtaps
+    return dx, dtaps
 
 
 def last_inputs(x: Tensor, before: Tensor | None, same: list[Tensor] | None, count: int) -> Tensor:
@@ -191,31 +189,3 @@ def last_inputs(x: Tensor, before: Tensor | None, same: list[Tensor] | None, cou
     for back in range(1, min(count, x.shape[1])):  # the input `back` places before the last token
         kept[:, count - 1 - back] = same[back - 1][:, -1]
     return tail * kept
-
-
-def gated_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """RMSNorm(y * silu(z)) within each of `groups` equal slices of the last axis, y and z [.., d].
-
-    Returns the result, the normalised values before `weight` [.., g, d/g], and 1/rms [.., g, 1].
-    """
-    gated = (y * F.silu(z)).unflatten(-1, (groups, -1))
-    scale = torch.rsqrt(gated.square().mean(-1, keepdim=True).add_(eps))
-    normed = gated.mul_(scale)
-    return normed.flatten(-2) * weight, normed, scale
-
-
-def gated_norm_backward(
-    dout: Tensor, y: Tensor, z: Tensor, weight: Tensor, normed: Tensor, scale: Tensor, dz: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Writes the gradient of z into dz and returns those of y and of the weight."""
-    product = dout * normed.view_as(dout)
-    dweight = sum_tokens(product)
-    along = product.mul_(weight).view_as(normed).mean(-1, keepdim=True)
-    dgated = torch.addcmul((dout * weight).view_as(normed), normed, along, value=-1).mul_(scale).view_as(dout)
-    dz.copy_(torch.ops.aten.silu_backward(dgated * y, z))
-    return dgated.mul_(F.silu(z)), dweight
-
-
-def sum_tokens(x: Tensor) -> Tensor:
-    """Sum of [b, t, c] over b and t. In two steps: one over a strided tensor is many times slower on a CPU."""
-    return x.sum(1).sum(0)

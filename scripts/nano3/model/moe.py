@@ -84,18 +84,17 @@ class _SortedExperts(torch.autograd.Function):
         order = experts.flatten().argsort(stable=True)  # [S] slots (token * k + choice) by expert
         place = torch.empty_like(order)
         place[order] = torch.arange(n * k, device=order.device)  # where a slot went
+        place = place.view(n, k)
         sizes = torch.bincount(experts.flatten(), minlength=up.shape[0]).tolist()
         token = order.div(k, rounding_mode="floor")
         gathered = x.index_select(0, token)  # [S, D]
         hidden = x.new_empty(n * k, up.shape[1])
-        out = torch.empty_like(gathered)
         for e, rows in _segments(sizes):
             torch.mm(gathered[rows], up[e].T, out=hidden[rows])
-        hidden.relu_()
-        squared = hidden.square()
+        squared = hidden.relu_().square()
+        out = torch.empty_like(gathered)
         for e, rows in _segments(sizes):
             torch.mm(squared[rows], down[e], out=out[rows])
-        place = place.view(n, k)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(gathered, hidden, squared, out, weights, order, token, place, up, down)
             ctx.sizes = sizes
@@ -105,20 +104,26 @@ class _SortedExperts(torch.autograd.Function):
     def backward(ctx, dy):
         gathered, hidden, squared, out, weights, order, token, place, up, down = ctx.saved_tensors
         n, k = weights.shape
-        dgathered_y = dy.index_select(0, token)  # [S, D]
-        dweights = (out * dgathered_y).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
-        dout = dgathered_y.mul_(weights.flatten().index_select(0, order)[:, None])
-        dup, ddown = torch.zeros_like(up), torch.zeros_like(down)
-        dhidden = torch.empty_like(hidden)
+        dout = dy.index_select(0, token)  # [S, D]
+        dweights = (out * dout).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
+        dout.mul_(weights.flatten().index_select(0, order)[:, None])
+        dup, ddown = torch.empty_like(up), torch.empty_like(down)
+        dhidden, dx = torch.empty_like(hidden), torch.empty_like(gathered)
         for e, rows in _segments(ctx.sizes):
             torch.mm(squared[rows].T, dout[rows], out=ddown[e])
             torch.mm(dout[rows], down[e].T, out=dhidden[rows])
-        dhidden.mul_(hidden).mul_(2)  # hidden = relu(.) is zero where relu has no gradient
-        dx_slots = torch.empty_like(gathered)
+        dhidden.mul_(hidden)  # half the gradient of relu(.)^2; the products below double it
         for e, rows in _segments(ctx.sizes):
-            torch.mm(dhidden[rows].T, gathered[rows], out=dup[e])
-            torch.mm(dhidden[rows], up[e], out=dx_slots[rows])
-        return _sum_slots(dx_slots, place, None), dweights, None, dup, ddown
+            _twice(dhidden[rows].T, gathered[rows], out=dup[e])
+            _twice(dhidden[rows], up[e], out=dx[rows])
+        for e, size in enumerate(ctx.sizes):
+            if size == 0:
+                dup[e].zero_(), ddown[e].zero_()
+        return _sum_slots(dx, place, None), dweights, None, dup, ddown
+
+
+def _twice(a: Tensor, b: Tensor, out: Tensor) -> None:
+    torch.addmm(out, a, b, beta=0, alpha=2, out=out)
 
 
 def _segments(sizes: list[int]):

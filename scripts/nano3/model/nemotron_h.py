@@ -19,6 +19,7 @@ from nano3.model.cache import Cache
 from nano3.model.config import ATTENTION, MAMBA, MOE, ModelConfig
 from nano3.model.mamba2 import Mamba2
 from nano3.model.moe import MoE
+from nano3.model.norm import RMSNorm
 from nano3.model.scan import find_boundaries
 
 MIXERS = {MAMBA: Mamba2, MOE: MoE, ATTENTION: Attention}
@@ -112,39 +113,6 @@ class Block(nn.Module):
         super().__init__()
         self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.mixer = MIXERS[letter](config)
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, computed in float32."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.empty(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _RMSNorm.apply(x, self.weight, self.eps)
-
-
-class _RMSNorm(torch.autograd.Function):
-    """Two tensors kept and few passes over memory, where the composed operations keep five."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        full = x.float()
-        scale = torch.rsqrt(full.square().mean(-1, keepdim=True).add_(eps))
-        ctx.save_for_backward(x, weight, scale)
-        return (full * scale).mul_(weight.float()).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, dy):
-        x, weight, scale = ctx.saved_tensors
-        normed = x.float() * scale
-        product = dy.float() * normed
-        dweight = product.flatten(0, -2).sum(0)
-        along = product.mul_(weight.float()).mean(-1, keepdim=True)
-        dx = torch.addcmul(dy.float() * weight.float(), normed, along, value=-1).mul_(scale)
-        return dx.to(x.dtype), dweight.to(weight.dtype), None
 
 
 def cast(model: NemotronH, dtype: torch.dtype) -> NemotronH:

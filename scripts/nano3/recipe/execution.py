@@ -16,7 +16,10 @@ class Job(Section):
         60, description="wall time; a training stage that needs more is a chain of jobs"
     )
     nodes: Count = Field(1, description="nodes")
-    gpus_per_node: int = Field(0, ge=0, description="GPUs of each node")
+    gpus_per_node: int = Field(0, ge=0, description="GPUs of each node; training starts a process for each")
+    device: Literal["auto", "cpu"] = Field(
+        "auto", description="auto: the GPUs if the job has any; cpu: train on CPUs over Gloo, whatever GPUs it has"
+    )
 
 
 class Execution(Section):

@@ -35,7 +35,13 @@ def pretraining(stages: Sequence[Stage]) -> list[Figure]:
     load = [Series("worst layer", rows.points("max_violation"), 2)]
     named = [
         ("Loss", loss, "nats per token", False, "Phases differ in their data, so the loss may jump where one begins."),
-        ("Bits per byte on held-out text", bits, "bits per byte", False, "Comparable between tokenizers; lower is better."),
+        (
+            "Bits per byte on held-out text",
+            bits,
+            "bits per byte",
+            False,
+            "Comparable between tokenizers; lower is better.",
+        ),
         ("Learning rate", rate, "learning rate", True, "Warmup, stable, decay; then a constant rate for long context."),
         ("Gradient norm", norm, "global norm before clipping", True, ""),
         (
@@ -54,8 +60,8 @@ def pretraining(stages: Sequence[Stage]) -> list[Figure]:
 
 
 def _bits_by_dataset(rows: "_Rows") -> list[Series]:
-    """One line a data set. Where a set is measured at several lengths ("name@1024"), the shortest goes on with the set's
-    line and the others are dashed ones of its colour."""
+    """One line a data set. Where a set is measured at several lengths ("name@1024"), the shortest goes on with the
+    set's line and the others are dashed ones of its colour."""
     keys = {name for row in rows.valid for name in row.get("bits_per_byte", {})}
     names = sorted({key.split("@")[0] for key in keys})
     lengths = sorted({int(key.split("@")[1]) for key in keys if "@" in key})
@@ -152,7 +158,9 @@ def _joined(stages: Sequence[Stage], x: str = "tokens") -> _Rows:
         first = min(row.get(x, 0) for row in (*stage.train, *stage.valid))
         offset = end if first < end else 0
         if len(stages) > 1:
-            boundaries.append((float(max(end, first if stage.valid else end)), SHORT_TITLES.get(stage.path, stage.path)))
+            boundaries.append(
+                (float(max(end, first if stage.valid else end)), SHORT_TITLES.get(stage.path, stage.path))
+            )
         train += [{**row, "x": row[x] + offset} for row in stage.train]
         valid += [{**row, "x": row[x] + offset} for row in stage.valid]
         end = train[-1]["x"]

@@ -130,7 +130,8 @@ def _ordered(layers: list[list[int]], edges: Sequence[tuple[int, int]]) -> list[
         position = {index: (i + 0.5) / len(layer) for layer in layers for i, index in enumerate(layer)}
         for layer in layers:
             wish = {
-                index: sum(position[n] for n in near.get(index, [index])) / len(near.get(index, [index])) for index in layer
+                index: sum(position[n] for n in near.get(index, [index])) / len(near.get(index, [index]))
+                for index in layer
             }
             layer.sort(key=lambda index: (wish[index], index))
             position |= {index: (i + 0.5) / len(layer) for i, index in enumerate(layer)}

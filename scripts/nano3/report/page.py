@@ -119,10 +119,12 @@ def tiles(inputs: Inputs, lineage: Lineage) -> list[tuple[str, str, str]]:
     trained = [stage.train[-1]["tokens"] for stage in inputs.stages if stage.train and "tokens" in stage.train[-1]]
     if trained:
         tokens = sum(_tokens(stage) for stage in inputs.stages)
-        found.append((number(tokens), "tokens trained on", f"{sum(len(s.train) for s in inputs.stages):,} optimizer steps"))
+        found.append(
+            (number(tokens), "tokens trained on", f"{sum(len(s.train) for s in inputs.stages):,} optimizer steps")
+        )
     seconds = busy_seconds([inputs.results / node.path for node in lineage.nodes])
     if seconds:
-        found.append((clock(seconds), "wall time", f"{len(lineage.nodes)} artifacts, from data to evaluation"))
+        found.append((clock(seconds), "wall time", f"to make {len(lineage.nodes)} artifacts"))
     scored = [(e, results.overall(results.scores(e))) for e in inputs.evaluations]
     scored = [(e, score) for e, score in scored if score]
     if scored:
@@ -215,7 +217,10 @@ def sft_data(artifact: Artifact | None) -> dict[str, Any] | None:
     if artifact is None:
         return None
     statistics = artifact.statistics
-    return {"datasets": list(statistics.get("datasets", {}).items()), "splits": list(statistics.get("splits", {}).items())}
+    return {
+        "datasets": list(statistics.get("datasets", {}).items()),
+        "splits": list(statistics.get("splits", {}).items()),
+    }
 
 
 def rl_data(artifact: Artifact | None) -> list[dict[str, Any]]:

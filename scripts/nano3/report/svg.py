@@ -97,7 +97,9 @@ def interval_chart(
     return _svg(parts, height, title, "; ".join(described))
 
 
-def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], *, title: str, x_label: str, neutral: float) -> str:
+def heat_map(
+    values: Sequence[Sequence[float]], rows: Sequence[str], *, title: str, x_label: str, neutral: float
+) -> str:
     """Cells [row][column], blue below `neutral` and orange above; the strength is the ratio to it, up to twofold."""
     columns = len(values[0])
     cell = (WIDTH - LEFT - RIGHT - 30) / columns
@@ -126,7 +128,9 @@ def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], *, title: s
     ]
     parts.append(_label(x_label, height))
     worst = max(max(line) for line in values) / neutral if neutral else 1
-    return _svg(parts, height, title, f"load of {len(values)} layers by {columns} {x_label}s; largest {worst:.2f} times even")
+    return _svg(
+        parts, height, title, f"load of {len(values)} layers by {columns} {x_label}s; largest {worst:.2f} times even"
+    )
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -158,7 +162,7 @@ def number(value: float) -> str:
 
 
 def thinned(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> list[tuple[float, float]]:
-    """At most `limit` points: means of consecutive ones, each at the last x of its bin. Fewer points stay as they are."""
+    """At most `limit` points: means of consecutive ones, each at the last x of its bin. Fewer stay as they are."""
     if len(points) <= limit:
         return list(points)
     size = math.ceil(len(points) / limit)
@@ -210,7 +214,8 @@ def _boundaries(boundaries: Sequence[tuple[float, str]], to_x, top: float, botto
         start = at - 5 - width if end else at + 5
         if start >= free:
             anchor = ' text-anchor="end"' if end else ""
-            drawn.append(f'<text class="mark"{anchor} x="{_r(at - 5 if end else at + 5)}" y="{_r(top - 5)}">{escape(label)}</text>')
+            beside = _r(at - 5 if end else at + 5)
+            drawn.append(f'<text class="mark"{anchor} x="{beside}" y="{_r(top - 5)}">{escape(label)}</text>')
             free = start + width + 6
     return "".join(drawn)
 

@@ -13,11 +13,11 @@ from nano3.recipe.training import Precision
 
 def set_up(job: Job, section: str) -> str:
     """Set threads and deterministic kernels for a job of `execution.{section}`; returns "cuda" or "cpu"."""
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(max(1, job.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False
-    if not job.gpus_per_node:
+    if not job.gpus_per_node or job.device == "cpu":
         torch.use_deterministic_algorithms(True)
         return "cpu"
     if not torch.cuda.is_available():

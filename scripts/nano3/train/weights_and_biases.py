@@ -5,9 +5,9 @@
     run.finish(output / "manifest.json")     # None when the stage was only interrupted
 
 Online with WANDB_API_KEY, offline without one, off with WANDB_MODE=disabled. Everything that W&B does happens on one
-background thread behind a queue: importing it, connecting, logging and uploading. A call of this module returns at once,
-except `finish`, which waits for a bounded time. Every failure becomes one printed line; the truth is `metrics.jsonl`
-and `lineage.json`, and `scripts/wandb_sync.py` can send it all later.
+background thread behind a queue: importing it, connecting, logging and uploading. A call of this module returns at
+once, except `finish`, which waits for a bounded time. Every failure becomes one printed line; the truth is
+`metrics.jsonl` and `lineage.json`, and `scripts/wandb_sync.py` can send it all later.
 """
 
 import hashlib
@@ -125,7 +125,7 @@ def start(*, stage: str, identity: str, recipe: str, config: Any, directory: Pat
         current = mode()
         if current == "disabled":
             return None
-        # On the stage's disk, not in the home directory: artifacts are staged in the data directory until they are sent.
+        # On the stage's disk, not in the home directory: artifacts wait in the data directory until they are sent.
         directory.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("WANDB_DATA_DIR", str(directory / "wandb" / "data"))
         os.environ.setdefault("WANDB_CACHE_DIR", str(directory / "wandb" / "cache"))

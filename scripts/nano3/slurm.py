@@ -1,0 +1,119 @@
+"""Questions to Slurm: does it answer, would it take these jobs, and which jobs of this directory does it have?"""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nano3.errors import UserError
+
+SECONDS = 10  # longest wait for an answer; commands hang for minutes when the controller is away
+SITE = "profiles/README.md"
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """A job that Slurm has not finished. work: what it makes, as `work_of` names it."""
+
+    id: str
+    state: str
+    work: str
+
+
+def ask(*command: str) -> str:
+    """Standard output of a Slurm command. Raises UserError when there is none, it fails or it hangs."""
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"{command[0]} is not on PATH, so this machine can't talk to Slurm.\n"
+            "  Run this on a login node of the cluster (often after: module load slurm)."
+        )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"Slurm's controller does not answer: {shlex.join(command)} took more than {SECONDS} s.\n"
+            f"  Is it the right cluster (SLURM_CONF={os.environ.get('SLURM_CONF', 'not set')})? Is Slurm down (scontrol ping)?"
+        ) from None
+    if done.returncode:
+        raise UserError(f"{shlex.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def controller_problem() -> str | None:
+    """Why Slurm can't be talked to, or None."""
+    try:
+        answer = ask("scontrol", "ping")
+    except UserError as error:
+        return str(error)
+    if " UP" in answer:
+        return None
+    return (
+        f"Slurm's controller is down: {answer.strip()}\n"
+        f"  Is it the right cluster (SLURM_CONF={os.environ.get('SLURM_CONF', 'not set')})? Else ask its administrators."
+    )
+
+
+def partition_problems(environment: Mapping[str, str]) -> list[str]:
+    """Partitions that the environment names and the cluster does not have."""
+    wanted = {name: environment.get(name) for name in ("NANO3_PARTITION", "NANO3_GPU_PARTITION")}
+    known = sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
+    return [
+        f"{name} is {partition!r}; this cluster has the partitions {', '.join(known)}.  export {name}=..."
+        for name, partition in wanted.items()
+        if partition and partition not in known
+    ]
+
+
+def refusal(what: str, options: Sequence[str]) -> str | None:
+    """Slurm's reason not to take a job with these sbatch options, or None. Nothing is submitted."""
+    command = ["sbatch", "--test-only", *options, "--wrap=true"]
+    try:
+        ask(*command)
+    except UserError as error:
+        reason = str(error).rpartition("failed: ")[2].replace("allocation failure: ", "").strip()
+        return (
+            f"Slurm refuses the jobs of {what}: {reason}\n"
+            f"    asked for: {shlex.join(options)}\n"
+            f"    change NANO3_ACCOUNT, NANO3_PARTITION, NANO3_GPU_PARTITION, NANO3_QOS or NANO3_GPU_TYPE ({SITE}),\n"
+            "    or the nodes, GPUs, memory or minutes in the recipe's execution section"
+        )
+    return None
+
+
+def work_of(rule: str, wildcards: Iterable[str]) -> str:
+    """What a job makes, in the words of the comment that Snakemake's executor gives it."""
+    values = "_".join(str(value) for value in wildcards).replace("/", "_")
+    return f"rule_{rule}_wildcards_{values}" if values else f"rule_{rule}"
+
+
+def jobs_of(directory: Path) -> list[ClusterJob]:
+    """My unfinished jobs that were submitted in a directory, e.g. by a Snakemake that was killed."""
+    rows = ask("squeue", "--me", "--noheader", "--format=%i|%T|%k|%Z").splitlines()
+    found = []
+    for row in rows:
+        number, state, comment, place = row.split("|", 3)
+        if Path(place).resolve() == directory.resolve() and comment.startswith("rule_"):
+            found.append(ClusterJob(number, state, comment))
+    return found
+
+
+def table(jobs: Sequence[ClusterJob]) -> str:
+    """The jobs as lines of text."""
+    return "\n".join(f"  {job.id:>10}  {job.state:<10}  {job.work.removeprefix('rule_')}" for job in jobs)
+
+
+def duplicates(jobs: Sequence[ClusterJob], works: Iterable[str]) -> str | None:
+    """An error for jobs that still make what is about to be submitted again, or None."""
+    asked = set(works)
+    running = [job for job in jobs if job.work in asked]
+    if not running:
+        return None
+    return (
+        f"{len(running)} jobs of an earlier run in this directory still work on what this run would submit:\n"
+        f"{table(running)}\n"
+        "  wait for them, then run the same command again:   python scripts/slurm_orphans.py --wait\n"
+        "  or cancel them (training goes on from its last checkpoint):   python scripts/slurm_orphans.py --cancel"
+    )
