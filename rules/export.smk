@@ -18,6 +18,7 @@ rule final:
         R + "/benchmarks/final.tsv"
     params:
         recipe=recipe_file,
+        config=lambda wildcards: stages.final_config(recipe_of(wildcards)),
         code=code_version("final"),
     message:
         "Final model"

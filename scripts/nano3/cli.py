@@ -18,17 +18,11 @@ _log: TextIO | None = None
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the flags that all scripts take: --recipe, --output, --log, --trust-inputs."""
-    result = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    result.add_argument(
-        "--recipe", type=Path, required=True, help="recipe file, e.g. config/recipes/tiny.yaml"
-    )
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--recipe", type=Path, required=True, help="recipe file, e.g. config/recipes/tiny.yaml")
     result.add_argument("--output", type=Path, required=True, help="the artifact to make")
     result.add_argument("--log", type=Path, help="also write every message to this file")
-    result.add_argument(
-        "--trust-inputs", action="store_true", help="check sizes of input files but not their hashes"
-    )
+    result.add_argument("--trust-inputs", action="store_true", help="check sizes of input files but not their hashes")
     return result
 
 

@@ -226,7 +226,9 @@ def container_problems(sections: Iterable[str], environment: Mapping[str, str]) 
         return [f"NANO3_CONTAINER_RUNTIME is {runtime!r}; it can be {', '.join(RUNTIMES)}"]
     found = []
     if runtime == "pyxis" and "--container-image" not in _slurm("srun", "--help"):
-        found.append("NANO3_CONTAINER_RUNTIME is pyxis, but srun has no --container-image: Slurm's pyxis plugin is missing")
+        found.append(
+            "NANO3_CONTAINER_RUNTIME is pyxis, but srun has no --container-image: Slurm's pyxis plugin is missing"
+        )
     if runtime == "apptainer" and shutil.which("apptainer") is None:
         found.append("NANO3_CONTAINER_RUNTIME is apptainer, which is not on PATH (often: module load apptainer)")
     for name in sorted({ENVIRONMENTS[section] for section in sections}):
@@ -242,7 +244,9 @@ def container_image(name: str, environment: Mapping[str, str]) -> str:
     variable = f"NANO3_IMAGE_{name.upper()}"
     image = environment.get(variable) or load_software(name).image
     if image.startswith(("/", ".")) and not Path(image).exists():
-        raise UserError(f"the container image {image} does not exist; set {variable} to one that does (envs/{name}.yaml)")
+        raise UserError(
+            f"the container image {image} does not exist; set {variable} to one that does (envs/{name}.yaml)"
+        )
     return image
 
 

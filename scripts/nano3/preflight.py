@@ -53,9 +53,7 @@ def _machine_problems(execution: Execution) -> list[str]:
     memory = memory_mb()
     section, job = max(jobs.items(), key=lambda item: item[1].memory_mb)
     if job.memory_mb > memory:
-        found.append(
-            f"it needs {job.memory_mb} MB of memory (execution.{section}); this machine has {memory} MB"
-        )
+        found.append(f"it needs {job.memory_mb} MB of memory (execution.{section}); this machine has {memory} MB")
     return found
 
 

@@ -1,6 +1,7 @@
 """Questions to Slurm: does it answer, would it take these jobs, and which jobs of this directory does it have?"""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -57,14 +58,29 @@ def controller_problem() -> str | None:
 
 
 def partition_problems(environment: Mapping[str, str]) -> list[str]:
-    """Partitions that the environment names and the cluster does not have."""
-    wanted = {name: environment.get(name) for name in ("NANO3_PARTITION", "NANO3_GPU_PARTITION")}
+    """Partitions that the environment names and the cluster does not have, or that the account may not use.
+
+    A job for a partition that its account may not use is accepted by many clusters, and then waits for ever."""
     known = sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
-    return [
-        f"{name} is {partition!r}; this cluster has the partitions {', '.join(known)}.  export {name}=..."
-        for name, partition in wanted.items()
-        if partition and partition not in known
-    ]
+    account = environment.get("NANO3_ACCOUNT")
+    found = []
+    for variable in ("NANO3_PARTITION", "NANO3_GPU_PARTITION"):
+        partition = environment.get(variable)
+        if not partition:
+            continue
+        if partition not in known:
+            found.append(
+                f"{variable} is {partition!r}, which this cluster does not have.\n"
+                f"    export {variable}=...    one of {', '.join(known)}"
+            )
+            continue
+        allowed = re.search(r"AllowAccounts=(\S+)", ask("scontrol", "show", "partition", partition))
+        if allowed and allowed[1] != "ALL" and account not in allowed[1].split(","):
+            found.append(
+                f"the partition {partition} is only for the accounts {allowed[1]}, and NANO3_ACCOUNT is"
+                f" {account or 'not set'}.\n    export NANO3_ACCOUNT=...    or another {variable}"
+            )
+    return found
 
 
 def refusal(what: str, options: Sequence[str]) -> str | None:

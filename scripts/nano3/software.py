@@ -1,9 +1,11 @@
 """The software that jobs run in: one file in envs/ for each environment, and whether this machine has it."""
 
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,7 +24,9 @@ class Software(BaseModel):
     image: str = Field(description="container image with a pinned tag")
     python: str = Field(description="version range")
     gpu: bool = Field(description="whether its jobs need an NVIDIA GPU")
-    packages: dict[str, str] = Field(description="distribution -> version range")
+    packages: dict[str, str] = Field(
+        {}, description="distribution -> version range; empty: what pyproject.toml asks for"
+    )
     install: str = Field(description="command that makes it without a container")
 
 
@@ -35,7 +39,14 @@ def load_software(name: str) -> Software:
     """The environment `envs/{name}.yaml`. Raises UserError for an unknown name."""
     if name not in names():
         raise UserError(f"there is no environment {name!r}; envs/ has {', '.join(names())}")
-    return Software.model_validate(yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text()))
+    software = Software.model_validate(yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text()))
+    return software if software.packages else software.model_copy(update={"packages": _of_project()})
+
+
+def _of_project() -> dict[str, str]:
+    project = tomllib.loads((DIRECTORY.parent / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    return {one.name: str(one.specifier) for one in wanted}
 
 
 def package_problems(software: Software) -> list[str]:

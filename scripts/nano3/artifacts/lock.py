@@ -30,9 +30,7 @@ def lock(file: Path) -> Iterator[None]:
             json.dump(me, stream)
         break
     else:
-        raise UserError(
-            f"{file} could not be taken: other processes keep taking it. Is this stage started twice?"
-        )
+        raise UserError(f"{file} could not be taken: other processes keep taking it. Is this stage started twice?")
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nano3.artifacts.code_version import code_version
+from nano3.artifacts.code_version import SCRIPTS, code_version
 
 PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "snakemake", "numpy")
 
@@ -18,6 +18,7 @@ PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "snakemake",
 def write_provenance(file: Path, *, started: datetime, extra: dict[str, Any] | None = None) -> None:
     """Write times, host, git commit, code and package versions, and the Slurm job, as JSON."""
     finished = datetime.now(UTC)
+    script = Path(sys.argv[0]).stem
     record = {
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
@@ -26,7 +27,7 @@ def write_provenance(file: Path, *, started: datetime, extra: dict[str, Any] | N
         "command": sys.argv,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "code": code_version(),
+        "code": code_version(script if (SCRIPTS / f"{script}.py").is_file() else None),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "slurm_job": os.environ.get("SLURM_JOB_ID"),

@@ -24,9 +24,7 @@ class Building:
 
 
 @contextmanager
-def building(
-    output: Path, *, kind: str, config: Any, inputs: dict[str, Path] | None = None
-) -> Iterator[Building]:
+def building(output: Path, *, kind: str, config: Any, inputs: dict[str, Path] | None = None) -> Iterator[Building]:
     """Make the artifact `output`: yields a temporary sibling to write into; publishes it if the body succeeds.
 
     config: the JSON-able part of the recipe it depends on; inputs: name -> input artifact.

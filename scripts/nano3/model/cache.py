@@ -84,9 +84,7 @@ def empty_cache(
     for letter in config.pattern:
         if letter == MAMBA:
             conv = torch.zeros(rows, config.conv_kernel - 1, config.mamba_conv_size, dtype=dtype, device=device)
-            ssm = torch.zeros(
-                rows, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size, device=device
-            )
+            ssm = torch.zeros(rows, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size, device=device)
             layers.append(MambaState(conv, ssm))
         elif letter == ATTENTION:
             shape = (rows, config.num_key_value_heads, capacity, config.head_dim)

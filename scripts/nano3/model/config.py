@@ -72,9 +72,7 @@ class ModelConfig(BaseModel):
                 f"num_experts_per_tok ({self.num_experts_per_tok}) exceeds n_routed_experts ({self.n_routed_experts})"
             )
         if self.time_step_min > self.time_step_max:
-            raise ValueError(
-                f"time_step_min ({self.time_step_min}) exceeds time_step_max ({self.time_step_max})"
-            )
+            raise ValueError(f"time_step_min ({self.time_step_min}) exceeds time_step_max ({self.time_step_max})")
         return self
 
     @property

@@ -46,8 +46,7 @@ def find_boundaries(doc_ids: Tensor | None, tokens: int, chunk_size: int, conv_k
     if doc_ids is None:
         return Boundaries(q, causal, None, None, None)
     taps = [
-        F.pad(doc_ids[:, k:] == doc_ids[:, :-k], (k, 0), value=False)[..., None].float()
-        for k in range(1, conv_kernel)
+        F.pad(doc_ids[:, k:] == doc_ids[:, :-k], (k, 0), value=False)[..., None].float() for k in range(1, conv_kernel)
     ]
     short = -tokens % q
     if short:

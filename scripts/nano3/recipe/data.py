@@ -66,9 +66,7 @@ class Tasks(Dataset):
     kind: Literal["tasks"]
     form: Form = Field(description="documents, chats with reasoning, or RL prompts of the same problems")
     families: dict[str, TaskFamily] = Field(min_length=1, description="family -> amount")
-    split: Literal["train", "valid", "test"] = Field(
-        "train", description="problems of different splits never overlap"
-    )
+    split: Literal["train", "valid", "test"] = Field("train", description="problems of different splits never overlap")
 
 
 AnyDataset = Annotated[PythonText | Files | Hub | Tasks, Field(discriminator="kind")]
@@ -108,9 +106,7 @@ class Tokenisation(Section):
 
     held_out: HeldOut = HeldOut()
     min_document_chars: int = Field(1, ge=0, description="shorter documents are dropped and counted")
-    max_document_tokens: Count | None = Field(
-        None, description="longer documents are cut, EOS kept, and counted"
-    )
+    max_document_tokens: Count | None = Field(None, description="longer documents are cut, EOS kept, and counted")
     max_bad_rows: Fraction = Field(0.01, description="a larger share of unreadable rows is an error")
 
 
@@ -147,9 +143,7 @@ class Blends(Section):
 class SftDataset(Section):
     """How much of one chat data set goes into SFT."""
 
-    share: Share = Field(
-        description="relative number of sampled rows; more than a data set has means repetition"
-    )
+    share: Share = Field(description="relative number of sampled rows; more than a data set has means repetition")
 
 
 class RepetitionFilter(Section):
@@ -165,17 +159,13 @@ class SftData(Section):
     """From chat rows to packed sequences (report, sections 3.1.1 to 3.1.3)."""
 
     datasets: dict[str, SftDataset] = Field(min_length=1)
-    rows: Count | None = Field(
-        None, description="rows to sample in all; none: until the scarcest share is used up"
-    )
+    rows: Count | None = Field(None, description="rows to sample in all; none: until the scarcest share is used up")
     pack_length: Count = Field(description="tokens of a packed sequence")
     packing: Literal["first_fit_decreasing", "first_fit_shuffle", "concatenative"] = "first_fit_shuffle"
     reasoning_off: Fraction = Field(0.10, description="share of rows whose reasoning is stripped")
     budget_truncation: Fraction = Field(0.03, description="share of traces cut at a random thinking budget")
     used_in: str | None = Field(None, description="keep only rows whose `used_in` names this, e.g. nano_v3")
-    forbidden_words: list[str] = Field(
-        [], description="rows that contain one of these are dropped and counted"
-    )
+    forbidden_words: list[str] = Field([], description="rows that contain one of these are dropped and counted")
     repetition: RepetitionFilter = RepetitionFilter()
     valid: Fraction = Field(0.02, description="share of rows held out for the validation loss")
     max_bad_rows: Fraction = Field(0.05, description="a larger share of dropped rows is an error")
@@ -198,7 +188,5 @@ class RlPrompts(Section):
     @model_validator(mode="after")
     def _has_validation(self) -> "RlPrompts":
         if not self.valid and not self.held_out_rows:
-            raise ValueError(
-                "give either `valid` data sets or `held_out_rows`: a reward needs held-out prompts"
-            )
+            raise ValueError("give either `valid` data sets or `held_out_rows`: a reward needs held-out prompts")
         return self

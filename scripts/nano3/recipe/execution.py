@@ -12,14 +12,24 @@ class Job(Section):
 
     threads: Count = Field(1, description="CPU threads")
     memory_mb: Count = Field(2000, description="memory")
-    runtime_minutes: Count = Field(
-        60, description="wall time; a training stage that needs more is a chain of jobs"
-    )
+    runtime_minutes: Count = Field(60, description="wall time; a training stage that needs more is a chain of jobs")
     nodes: Count = Field(1, description="nodes")
     gpus_per_node: int = Field(0, ge=0, description="GPUs of each node; training starts a process for each")
     device: Literal["auto", "cpu"] = Field(
         "auto", description="auto: the GPUs if the job has any; cpu: train on CPUs over Gloo, whatever GPUs it has"
     )
+
+
+class Assumptions(Section):
+    """What `results/{recipe}/estimate.txt` assumes beyond the recipe."""
+
+    train_tokens_per_second: float | None = Field(
+        None, gt=0, description="trained tokens a second and device at pretraining's sequence length"
+    )
+    generate_tokens_per_second: float | None = Field(
+        None, gt=0, description="generated tokens a second and device in RL rollouts"
+    )
+    price_per_hour: float | None = Field(None, gt=0, description="dollars for a device hour")
 
 
 class Execution(Section):
@@ -35,3 +45,4 @@ class Execution(Section):
     sft: Job = Job()
     rl: Job = Job()
     evaluation: Job = Job()
+    assumptions: Assumptions = Assumptions()

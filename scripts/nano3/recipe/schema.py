@@ -44,9 +44,7 @@ class Recipe(Section):
                     f"tokenizer.vocab_size ({self.tokenizer.vocab_size}) is larger than"
                     f" model.vocab_size ({self.model.vocab_size})"
                 )
-        longest = max(
-            self.pretrain.sequence_length, self.sft.data.pack_length, *self.pretrain.long_context.lengths
-        )
+        longest = max(self.pretrain.sequence_length, self.sft.data.pack_length, *self.pretrain.long_context.lengths)
         if longest > self.model.max_position_embeddings:
             raise ValueError(
                 f"a stage trains on {longest} tokens but model.max_position_embeddings is"

@@ -83,3 +83,8 @@ def rl_config(recipe: Recipe, stage: str) -> dict[str, Any]:
 def evaluation_config(recipe: Recipe) -> dict[str, Any]:
     """What the evaluations depend on."""
     return {"seed": recipe.seed, **_plain(recipe.evaluation)}
+
+
+def final_config(recipe: Recipe) -> dict[str, Any]:
+    """What the model card says beyond the manifests."""
+    return recipe.model_dump(mode="json", include={"title", "model", "datasets", "blends"})

@@ -142,17 +142,11 @@ class Grpo(Section):
     warmup_steps: int = Field(10, ge=0)
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratio is clipped below at 1 - clip_low")
     clip_high: float = Field(0.28, gt=0, description="ratio is clipped above at 1 + clip_high")
-    dual_clip: float | None = Field(
-        None, gt=1, description="bound on the loss of negative advantages; none: off"
-    )
+    dual_clip: float | None = Field(None, gt=1, description="bound on the loss of negative advantages; none: off")
     kl_coefficient: Rate = Field(0.0, description="weight of the k3 KL to the stage's first policy")
     normalise_by_std: bool = Field(True, description="divide advantages by the group's standard deviation")
-    leave_one_out: bool = Field(
-        True, description="baseline of a response: mean reward of the others in its group"
-    )
-    overlong_filtering: bool = Field(
-        True, description="responses cut at max_new_tokens take no part in the loss"
-    )
+    leave_one_out: bool = Field(True, description="baseline of a response: mean reward of the others in its group")
+    overlong_filtering: bool = Field(True, description="responses cut at max_new_tokens take no part in the loss")
     importance_sampling: Literal["none", "plain", "masked"] = Field(
         "masked", description="correction for the mismatch between generator and trainer probabilities"
     )
