@@ -21,8 +21,11 @@ wildcard_constraints:
 
 localrules:
     all,
+    report,
     lineage,
     drift,
+    estimate,
+    dag,
 
 
 include: "rules/common.smk"

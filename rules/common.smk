@@ -1,5 +1,6 @@
 # What the rules share: the recipe of a target, and the checks before the first job.
 
+import hashlib
 import os
 import sys
 from functools import cache
@@ -32,6 +33,16 @@ def recipe_of(wildcards):
 
 def recipe_file(wildcards):
     return f"config/recipes/{wildcards.recipe}.yaml"
+
+
+@cache
+def rules_version():
+    """Changes whenever a rule does."""
+    digest = hashlib.sha256()
+    top = Path(workflow.basedir)
+    for file in (top / "Snakefile", *sorted(top.glob("rules/*.smk"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def groups_of(wildcards, datasets, step):

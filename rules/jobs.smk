@@ -12,6 +12,10 @@ if workflow.remote_exec:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
+# Sections of jobs that save and stop when they are told to.
+SAVING = set(launch.ENVIRONMENTS) - {"evaluation"}
+
+
 def job_section(wildcards, section):
     return getattr(recipe_of(wildcards).execution, section)
 
@@ -44,6 +48,7 @@ def resources_of(section):
         "mpi": of_many_nodes(lambda job: "srun"),
         "gres": resource(lambda job, attempt: gpus_of(job)),
         "slurm_partition": resource(lambda job, attempt: partition_of(job)),
+        "slurm_extra": resource(lambda job, attempt: options_of(job, section)),
     }
 
 
@@ -55,6 +60,15 @@ def gpus_of(job):
         if job.gpus_per_node
         else None
     )
+
+
+def options_of(job, section):
+    """More options of sbatch. A job that starts again goes on in its log; training is warned before its time ends."""
+    options = ["--open-mode=append"]
+    if section in SAVING:
+        wanted = int(os.environ.get("NANO3_SAVE_SECONDS") or 600)
+        options.append(f"--signal=USR1@{min(wanted, job.runtime_minutes * 60 // 2)}")
+    return " ".join([*options, *os.environ.get("NANO3_SLURM_EXTRA", "").split()])
 
 
 def partition_of(job):
@@ -72,22 +86,24 @@ def stop_unless_cluster_fits():
     ):
         return
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    if not jobs:
+        return
     found = [slurm.controller_problem()]
     if not any(found):
         found = slurm.partition_problems(os.environ)
     if not found:
+        # One refusal at a time: a wrong account is the same for every rule.
         requests = {slurm_request(job): job.rule.name for job in jobs}
-        found = [
-            slurm.refusal(f"rule {rule}", request) for request, rule in requests.items()
-        ]
-        found += launch.container_problems(
-            (
-                launch.ENVIRONMENTS
-                if any(job.resources.get("gres") for job in jobs)
-                else []
-            ),
-            os.environ,
+        refusals = (
+            slurm.refusal(f"rule {rule}", asked) for asked, rule in requests.items()
         )
+        found = [next(filter(None, refusals), None)]
+        sections = (
+            launch.ENVIRONMENTS
+            if any("gres" in job.resources.keys() for job in jobs)
+            else []
+        )
+        found += launch.container_problems(sections, os.environ)
         works = [slurm.work_of(job.rule.name, job.wildcards) for job in jobs]
         found.append(slurm.duplicates(slurm.jobs_of(Path.cwd()), works))
     if any(found):

@@ -83,3 +83,34 @@ rule drift:
         "Artifacts that older code made"
     shell:
         "python scripts/drift.py --recipe {params.recipe} --output {output.drift} --log {log}"
+
+
+rule estimate:
+    output:
+        estimate=R + "/estimate.txt",
+    log:
+        R + "/logs/estimate.log",
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: recipe_of(wildcards).model_dump(mode="json"),
+        code=code_version("estimate"),
+    message:
+        "What the recipe costs"
+    shell:
+        "python scripts/estimate.py --recipe {params.recipe} --output {output.estimate} --log {log}"
+
+
+rule dag:
+    output:
+        picture=R + "/dag.svg",
+    log:
+        R + "/logs/dag.log",
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: recipe_of(wildcards).model_dump(mode="json"),
+        rules=rules_version(),
+        code=code_version("dag"),
+    message:
+        "Picture of the rules"
+    shell:
+        "python scripts/dag.py --recipe {params.recipe} --output {output.picture} --log {log}"

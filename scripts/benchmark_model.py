@@ -1,6 +1,7 @@
 """Compare the speed of nano3.model with transformers' nemotron_h: same weights, same machine, same run.
 
-Training is forward, cross-entropy, backward and a fused AdamW step. Generation is cached sampling at temperature 1 from
+Training is forward, cross-entropy, backward and a fused AdamW step, each model with its own loss: ours from hidden states
+as in nano3.train, transformers' from logits. Generation is cached sampling at temperature 1 from
 prompts of equal length without stop tokens. The two take turns, so that a busy machine slows both; medians count.
 
     python scripts/benchmark_model.py --repetitions 5 --output benchmark.json
@@ -60,8 +61,8 @@ def main(argv: list[str] | None = None) -> dict:
     ours, theirs = both_models(options.recipe)
     results = {
         "training": compare(
-            training_turn(ours, lambda ids: ours(ids), options),
-            training_turn(theirs, lambda ids: theirs(input_ids=ids, use_cache=False).logits, options),
+            training_turn(ours, our_loss, options),
+            training_turn(theirs, their_loss, options),
             tokens=options.batch * options.length * options.steps,
             repetitions=options.repetitions,
         ),
@@ -104,9 +105,23 @@ def both_models(recipe: Path | None):
     return ours, theirs
 
 
-def training_turn(model, logits_of: Callable, options) -> Callable[[], None]:
-    import torch
+def our_loss(model, ids):
+    from nano3.train.loss import summed_cross_entropy
+
+    targets = ids[:, 1:]
+    mask = targets.new_ones(targets.shape)
+    return summed_cross_entropy(model.hidden(ids[:, :-1]), model.lm_head.weight, targets, mask) / targets.numel()
+
+
+def their_loss(model, ids):
     import torch.nn.functional as F
+
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+
+def training_turn(model, loss_of: Callable, options) -> Callable[[], None]:
+    import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids = torch.randint(0, model.config.vocab_size, (options.batch, options.length + 1))
@@ -114,8 +129,7 @@ def training_turn(model, logits_of: Callable, options) -> Callable[[], None]:
     def turn() -> None:
         model.train()
         for _ in range(options.steps):
-            logits = logits_of(ids[:, :-1])
-            F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+            loss_of(model, ids).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -1,8 +1,8 @@
 """Is this machine fit for an environment of envs/, and for the cluster behind it? Says what to do where it is not.
 
-    python scripts/doctor.py                         this machine, environment cpu
-    python scripts/doctor.py --environment train     on a GPU node or inside the container:  srun ... python scripts/doctor.py ...
-    python scripts/doctor.py --slurm                 on a login node: also Slurm, and the NANO3_ variables of profiles/README.md
+    python scripts/doctor.py                                          this machine, environment cpu
+    srun --gres=gpu:8 python scripts/doctor.py --environment train    a GPU node
+    python scripts/doctor.py --slurm        a login node: also Slurm, and the NANO3_ variables of profiles/README.md
 
 Exits 1 if something is wrong.
 """

@@ -1,4 +1,4 @@
-"""What a recipe costs: tokens, operations, device hours, wall time, price and disk of every stage, as a page of text."""
+"""What a recipe costs: tokens, operations, device hours, wall time, price and disk of every stage, as text."""
 
 from nano3 import cli
 from nano3.estimate import text

@@ -72,8 +72,9 @@ def _report(name: str, measured: dict) -> None:
     whole = measured["chats"]
     cli.say(f"{name}: whole chats {whole['mean']:.1%} [{whole['low']:.1%}, {whole['high']:.1%}]")
     for dataset, entry in measured["bits_per_byte"].items():
+        margin = f" ± {entry['margin']:.3f}" if "margin" in entry else ""
         cli.say(
-            f"{name}: {dataset}: {entry['model']:.3f} ± {entry['margin']:.3f} bits per byte"
+            f"{name}: {dataset}: {entry['model']:.3f}{margin} bits per byte"
             f" (unigram {entry['unigram']:.3f}), {entry['documents']} documents"
         )
 

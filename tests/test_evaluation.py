@@ -146,6 +146,17 @@ def test_a_data_set_without_held_out_text_has_no_measures(tmp_path):
     assert measures([directory], toy_tokenizer(), toy_model()) is None
 
 
+def test_one_document_has_no_margin_and_both_held_out_splits_are_read(tmp_path):
+    tokenizer = toy_tokenizer()
+    document = [*tokenizer.encode("abba").ids, EOS]
+    one = write_tokens(tmp_path / "one", "letters", {"test": [document]})
+    assert "margin" not in measures([one], tokenizer, toy_model())
+    two = write_tokens(tmp_path / "two", "letters", {"test": [document], "valid": [document[1:]]})
+    found = measures([two], tokenizer, toy_model())
+    assert found["documents"] == 2
+    assert found["margin"] > 0
+
+
 def test_groups_of_a_data_set_are_measured_together(tmp_path):
     paths = [
         write_tokens(tmp_path / f"t{group}", "letters", {"test": [[20 + group, 30, EOS]]}, group) for group in (1, 0)

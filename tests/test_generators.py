@@ -327,3 +327,22 @@ def test_an_empty_split_is_an_error_instead_of_an_endless_search(monkeypatch):
 
 def test_rows_are_made_one_at_a_time():
     assert len(list(islice(generate("long_context", rows=10**9, seed=1), 3))) == 3
+
+
+def test_a_hasty_writer_answers_without_working_and_only_in_chats():
+    for family in ("arithmetic", "multiple_choice", "structured_output", "instruction_following"):
+        careful = list(generate(family, rows=60, seed=3, form="chat"))
+        mixed = list(generate(family, rows=60, seed=3, form="chat", hasty=0.5))
+        changed = [a["messages"] != b["messages"] for a, b in zip(careful, mixed, strict=True)]
+        assert 15 < sum(changed) < 45
+        assert all(a["messages"][0] == b["messages"][0] for a, b in zip(careful, mixed, strict=True))
+        texts = [list(generate(family, rows=20, seed=3, form="text", hasty=share)) for share in (0, 1)]
+        assert texts[0] == texts[1]
+
+
+def test_a_hasty_answer_to_a_calculation_is_still_right():
+    for row in generate("arithmetic", rows=40, seed=3, form="chat", hasty=1.0):
+        assert row["messages"][1]["reasoning_content"] == "I know this."
+    careful = [row["messages"][1]["content"] for row in generate("arithmetic", rows=40, seed=3, form="chat")]
+    hasty = [row["messages"][1]["content"] for row in generate("arithmetic", rows=40, seed=3, form="chat", hasty=1.0)]
+    assert careful == hasty

@@ -21,10 +21,9 @@ def numpy_advantages(rewards, leave_one_out, normalise_by_std):
     result = np.zeros_like(rewards)
     for group, row in enumerate(rewards):
         for i, reward in enumerate(row):
-            others = np.delete(row, i) if leave_one_out else row
-            spread = np.std(others, ddof=1) if len(set(others)) > 1 else 1.0
-            baseline = np.mean(others) if len(set(others)) > 1 else others[0]
-            result[group, i] = (reward - baseline) / (spread if normalise_by_std else 1.0)
+            if len(set(row)) > 1:
+                baseline = np.mean(np.delete(row, i) if leave_one_out else row)
+                result[group, i] = (reward - baseline) / (np.std(row, ddof=1) if normalise_by_std else 1.0)
     return result
 
 
@@ -147,6 +146,13 @@ def test_undivided_leave_one_out_advantages_are_g_over_g_minus_1_times_the_centr
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.5]])
     found = advantages(rewards, leave_one_out=True, normalise_by_std=False)
     torch.testing.assert_close(found, (rewards - rewards.mean()).double() * 4 / 3)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_advantages_of_a_group_sum_to_zero(normalise):
+    rewards = torch.eye(8, dtype=torch.float64)  # one success among eight, in every place
+    found = advantages(rewards, leave_one_out=True, normalise_by_std=normalise)
+    torch.testing.assert_close(found.sum(-1), torch.zeros(8, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
 def test_a_group_of_one_is_refused():

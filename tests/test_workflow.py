@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,20 +84,44 @@ def test_editing_training_code_reruns_no_training(restored):
     assert not TRAINING & set(restored.planned(FINAL))
 
 
-def test_a_flipped_byte_in_tokenised_data_stops_training_and_names_the_file(built):
-    shard = next((built.path / "results/mini/data/tokens/task_text/0").glob("train.bin"))
-    content = bytearray(shard.read_bytes())
-    content[10] ^= 1
+@pytest.fixture(scope="module")
+def fresh(built, tmp_path_factory):
+    """A copy of the built artifacts without work directories, so that every stage would train again."""
+    workspace = Workspace(tmp_path_factory.mktemp("fresh"), (ROOT / "tests" / "recipes" / "mini.yaml",))
+    shutil.copytree(
+        built.path / "results", workspace.path / "results", ignore=shutil.ignore_patterns(".work"), symlinks=True
+    )
+    return workspace
+
+
+@pytest.mark.parametrize(
+    ("file", "script", "inputs"),
+    [
+        ("data/tokens/task_text/0/train.bin", "pretrain_phase1", ["blend=data/blend/phase1", "tokenizer=tokenizer"]),
+        ("data/tokens/task_text/0/train.idx", "pretrain_phase1", ["blend=data/blend/phase1", "tokenizer=tokenizer"]),
+        ("pretrain/long_context/model.safetensors", "sft", ["model=pretrain/long_context", "data=sft/data"]),
+        ("sft/data/train/input_ids.npy", "sft", ["model=pretrain/long_context", "data=sft/data"]),
+        ("rl/prompts/train.jsonl", "rlvr1", ["model=sft/model", "prompts=rl/prompts"]),
+    ],
+)
+def test_a_flipped_byte_is_found_before_training_and_the_error_names_the_file(fresh, file, script, inputs):
+    damaged = fresh.path / "results" / "mini" / file
+    content = bytearray(damaged.read_bytes())
+    content[-3] ^= 1
+    damaged.write_bytes(content)
+    outputs = {"pretrain_phase1": "pretrain/phase1", "sft": "sft/model", "rlvr1": "rl/rlvr1"}
+    arguments = [f"--{name}=results/mini/{path}" for name, path in (pair.split("=") for pair in inputs)]
     try:
-        shard.write_bytes(content)
-        result = built.snakemake(
-            "--profile", "profiles/local", "--forcerun", "blend", "--", "results/mini/pretrain/phase1", check=False
-        )
-        assert result.returncode != 0
-        assert "data/tokens/task_text/0/train.bin" in result.stdout and "sha256" in result.stdout
+        result = fresh.python(
+            f"scripts/{script}.py", "--recipe=config/recipes/mini.yaml", *arguments,
+            f"--output=results/mini/{outputs[script]}",
+        )  # fmt: skip
     finally:
-        content[10] ^= 1
-        shard.write_bytes(content)
+        content[-3] ^= 1
+        damaged.write_bytes(content)
+    assert result.returncode == 1, result.stdout
+    assert file in result.stdout and "expected sha256" in result.stdout
+    assert "step 1/" not in result.stdout and "validation" not in result.stdout
 
 
 @pytest.mark.parametrize("target", ["results/nano3/rl/final", "results/nano3/report.html"])

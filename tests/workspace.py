@@ -28,19 +28,23 @@ class Workspace:
 
     def snakemake(self, *arguments: str, check: bool = True, timeout: int = 500, **environment: str):
         """Run Snakemake; the result has .stdout (both streams). Raises with the output when it fails."""
-        result = subprocess.run(
-            [sys.executable, "-m", "snakemake", *arguments],
+        result = self.python("-m", "snakemake", *arguments, timeout=timeout, **environment)
+        if check and result.returncode:
+            raise AssertionError(f"snakemake {' '.join(arguments)} failed:\n{result.stdout[-6000:]}")
+        return result
+
+    def python(self, *arguments: str, timeout: int = 120, **environment: str):
+        """Run Python in the copy; the result has .returncode and .stdout (both streams)."""
+        return subprocess.run(
+            [sys.executable, *arguments],
             cwd=self.path,
-            env=os.environ | {"PYTHONPATH": str(self.path / "scripts"), "OMP_NUM_THREADS": "2"} | environment,
+            env=os.environ | {"PYTHONPATH": str(self.path / "scripts")} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
             check=False,
         )
-        if check and result.returncode:
-            raise AssertionError(f"snakemake {' '.join(arguments)} failed:\n{result.stdout[-6000:]}")
-        return result
 
     def planned(self, target: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run of `target` plans."""

@@ -1,7 +1,7 @@
 """What a recipe costs before it runs: tokens, operations, device hours, wall time, price and disk of every stage.
 
-Everything follows from the recipe and from `execution.assumptions`, which the table repeats. Rates at other lengths than
-pretraining's are scaled by their operations per token.
+Everything follows from the recipe and from `execution.assumptions`, which the page repeats. Rates at other lengths
+than pretraining's are scaled by their operations per token.
 """
 
 import math
@@ -152,8 +152,8 @@ def _assumptions(recipe: Recipe, assumed: Assumptions) -> list[str]:
     else:
         reached = assumed.train_tokens_per_second * flops
         lines.append(
-            f"  training      {assumed.train_tokens_per_second:,.0f} tokens a second and device at {context:,} tokens of context:"
-            f" {reached / 1e12:,.3g} TFLOP/s, {reached / H100_FLOPS:.1%} of an H100's dense bf16"
+            f"  training      {assumed.train_tokens_per_second:,.0f} tokens a second and device at {context:,} tokens"
+            f" of context: {reached / 1e12:,.3g} TFLOP/s, {reached / H100_FLOPS:.1%} of an H100's dense bf16"
         )
     if assumed.generate_tokens_per_second:
         lines.append(

@@ -25,7 +25,7 @@ from nano3.rl.rollout import ChatTokenizer, Rollout, first_of_each, readable, ro
 from nano3.train.validation import bits_per_byte
 
 Z95 = 1.959964  # of a two-sided 95% normal interval
-HELD_OUT = "test"  # the split that no stage has looked at
+HELD_OUT = ("test", "valid")  # the splits that no stage trains on
 HELD_OUT_TOKENS = 100_000  # of every data set, at most
 COUNTED_TOKENS = 20_000_000  # of every data set's training split, at most, for the unigram model
 
@@ -135,10 +135,10 @@ def text_measures(
 ) -> dict[str, float] | None:
     """Bits per byte of one data set's held-out documents by the model and by a unigram model; None if it has none.
 
-    model, unigram: bits per byte; margin, unigram_margin: half of the 95% intervals, over documents; documents,
-    bytes: how much was measured. A document's first token is context and is not measured. Longer documents than the
-    model's context are read in pieces. The unigram model is the token frequencies of the training split, every token
-    seen once more. token_bytes [V], see `nano3.train.validation.bytes_of_tokens`."""
+    model, unigram: bits per byte; margin, unigram_margin: half of the 95% intervals over documents, left out where
+    there is one document only; documents, bytes: how much was measured. A document's first token is context and is not
+    measured. Longer documents than the model's context are read in pieces. The unigram model is the token frequencies
+    of the training split, every token seen once more. token_bytes [V], see `nano3.train.validation.bytes_of_tokens`."""
     pieces, owner = held_out(directories, window=model.config.max_position_embeddings)
     if not pieces:
         return None
@@ -147,17 +147,15 @@ def text_measures(
     log_frequency = unigram(directories, model.config.vocab_size).log()
     simple = torch.stack([-log_frequency[torch.from_numpy(piece[1:])].sum() for piece in pieces])
     sizes = torch.stack([token_bytes[torch.from_numpy(piece[1:])].sum() for piece in pieces]).double()
+    if not sizes.sum():
+        return None
     documents = torch.zeros(3, owner[-1] + 1, dtype=torch.float64)
     documents.index_add_(1, owners, torch.stack([nats, simple, sizes]))
     ours, theirs = (bits_per_byte(row, documents[2]) for row in documents[:2])
-    return {
-        "model": ours["bits_per_byte"],
-        "margin": ours["bits_per_byte_margin"],
-        "unigram": theirs["bits_per_byte"],
-        "unigram_margin": theirs["bits_per_byte_margin"],
-        "documents": documents.shape[1],
-        "bytes": ours["bytes"],
-    }
+    found = {"model": ours["bits_per_byte"], "unigram": theirs["bits_per_byte"]}
+    if documents.shape[1] > 1:
+        found |= {"margin": ours["bits_per_byte_margin"], "unigram_margin": theirs["bits_per_byte_margin"]}
+    return found | {"documents": documents.shape[1], "bytes": ours["bytes"]}
 
 
 def held_out(directories: Sequence[Path], *, window: int) -> tuple[list[np.ndarray], list[int]]:
@@ -168,7 +166,7 @@ def held_out(directories: Sequence[Path], *, window: int) -> tuple[list[np.ndarr
     pieces: list[np.ndarray] = []
     owner: list[int] = []
     taken = document = 0
-    for shard in (read_indexed(directory / HELD_OUT) for directory in directories):
+    for shard in (read_indexed(directory / split) for split in HELD_OUT for directory in directories):
         for index in range(len(shard)):
             ids = np.asarray(shard[index], dtype=np.int64)
             if len(ids) < 2:

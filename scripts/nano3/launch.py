@@ -186,7 +186,7 @@ def _torchrun(layout: Layout, command: Sequence[str], node: int, environment: Ma
 
 
 def _common_status(codes: Mapping[int, int]) -> int:
-    """One status for all processes: 75 if they saved (the agent stops the last ones), else that of the first failure."""
+    """One status for all: 75 if they saved (the agent stops the last ones), else that of the first failure."""
     others = {rank: code for rank, code in codes.items() if code not in (EXIT_PREEMPTED, -signal.SIGTERM)}
     if EXIT_PREEMPTED in codes.values() and not others:
         return EXIT_PREEMPTED

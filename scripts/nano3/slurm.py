@@ -28,16 +28,12 @@ def ask(*command: str) -> str:
     """Standard output of a Slurm command. Raises UserError when there is none, it fails or it hangs."""
     if shutil.which(command[0]) is None:
         raise UserError(
-            f"{command[0]} is not on PATH, so this machine can't talk to Slurm.\n"
-            "  Run this on a login node of the cluster (often after: module load slurm)."
+            f"{command[0]} is not on PATH; run this on a login node of the cluster (often after: module load slurm)"
         )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(
-            f"Slurm's controller does not answer: {shlex.join(command)} took more than {SECONDS} s.\n"
-            f"  Is it the right cluster (SLURM_CONF={os.environ.get('SLURM_CONF', 'not set')})? Is Slurm down (scontrol ping)?"
-        ) from None
+        raise UserError(f"{shlex.join(command)} got no answer within {SECONDS} s") from None
     if done.returncode:
         raise UserError(f"{shlex.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -48,12 +44,13 @@ def controller_problem() -> str | None:
     try:
         answer = ask("scontrol", "ping")
     except UserError as error:
-        return str(error)
+        answer = str(error)
     if " UP" in answer:
         return None
     return (
-        f"Slurm's controller is down: {answer.strip()}\n"
-        f"  Is it the right cluster (SLURM_CONF={os.environ.get('SLURM_CONF', 'not set')})? Else ask its administrators."
+        f"Slurm can't be used: {answer.strip().splitlines()[-1].removeprefix('scontrol: ')}\n"
+        f"    SLURM_CONF is {os.environ.get('SLURM_CONF', 'not set')}: is it the right cluster, and this a login node?"
+        " Else ask its administrators."
     )
 
 

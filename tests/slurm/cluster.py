@@ -8,8 +8,8 @@ Needs the programs of the packages slurm-wlm and munge; no systemd, nothing belo
 id below the cluster's directory, and only those processes are stopped.
 
 Nodes are slurmd processes n1, n2, ... on ports of 127.0.0.1. A fake GPU is a symlink to /dev/null: Slurm wants a
-character device before it counts indices and sets CUDA_VISIBLE_DEVICES. There are no cgroups, so memory and cores are
-accounted for but not enforced.
+character device before it counts indices and sets CUDA_VISIBLE_DEVICES. There are no cgroups: cores are not enforced,
+and memory only by looking at it every two seconds.
 """
 
 import argparse
@@ -38,7 +38,10 @@ CredType=cred/munge
 # A requeued job starts again only when its old credential has expired.
 AuthInfo=socket={root}/run/munge.socket,cred_expire=5
 AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
+# Memory without cgroups: a job that is seen to use more than it asked for is killed.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=2
+JobAcctGatherParams=OverMemoryKill
 JobCompType=jobcomp/none
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool/%n
@@ -166,7 +169,7 @@ def _write_config(root: Path, names: list[str], gpus: int, kill_wait: int, slurm
 
 
 def _write_commands(root: Path) -> dict[str, str]:
-    """Commands that know their cluster: Snakemake's job step removes SLURM_CONF from the environment of what it runs."""
+    """Commands that know their cluster, for Snakemake's job step removes SLURM_CONF from what it runs."""
     config = root / "etc" / "slurm.conf"
     for command in ("srun", "sbatch", "squeue", "scancel", "scontrol", "sinfo"):
         script = root / "bin" / command

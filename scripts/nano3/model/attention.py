@@ -33,8 +33,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x [b, t, D] -> [b, t, D].
 
-        `mask` [b, 1, t, s], True where a query may look; None means plain causal attention
-        (or, for a single query, everything in the cache).
+        `mask` [b, 1, t, s], True where a query may look; None means plain causal attention.
         """
         b, t, _ = x.shape
         q = self.q_proj(x).view(b, t, self.heads, self.head_dim).transpose(1, 2)  # [b, h, t, d]
@@ -42,20 +41,24 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
         if state is not None:
             k, v = state.write(cache.length, k, v)  # [b, k, s, d]
-        if t == 1:
-            y = self._attend_one(q, k, v, mask)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
 
-    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """One query per row: all heads that share a key/value head in one matrix product."""
-        b, h, _, d = q.shape
-        grouped = q.reshape(b, self.kv_heads, h // self.kv_heads, d)
-        scores = grouped @ k.transpose(2, 3) * d**-0.5  # [b, k, h/k, s]
+    def step(self, x: Tensor, mask: Tensor | None, state: AttentionState, cache: Cache) -> Tensor:
+        """One token per row, x [b, D] -> [b, D]; `mask` as above, None: look at everything in the cache.
+
+        All heads that share a key/value head take part in one matrix product.
+        """
+        b = x.shape[0]
+        q = self.q_proj(x).view(b, self.kv_heads, -1, self.head_dim)  # [b, k, h/k, d]
+        k = self.k_proj(x).view(b, self.kv_heads, 1, self.head_dim)
+        v = self.v_proj(x).view(b, self.kv_heads, 1, self.head_dim)
+        k, v = state.write(cache.length, k, v)  # [b, k, s, d]
+        scores = q @ k.transpose(2, 3) * self.head_dim**-0.5  # [b, k, h/k, s]
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
-        return (scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v).view(b, h, 1, d)
+        y = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        return self.o_proj(y.view(b, -1))
 
 
 def attention_mask(doc_ids: Tensor | None, cache: Cache | None, t: int) -> Tensor | None:
@@ -70,10 +73,10 @@ def attention_mask(doc_ids: Tensor | None, cache: Cache | None, t: int) -> Tenso
         return same.tril()
     if doc_ids is not None:
         raise ValueError("doc_ids only apply to the first tokens read into a cache")
-    if t == 1 and not cache.padded:
-        return None
     device = cache.starts.device
     key = torch.arange(cache.length + t, device=device)
+    if t == 1:
+        return (key >= cache.starts[:, None])[:, None, None, :] if cache.padded else None
     query = torch.arange(cache.length, cache.length + t, device=device)
     causal = key[None, :] <= query[:, None]  # [t, s]
     return causal & (key >= cache.starts[:, None])[:, None, None, :]

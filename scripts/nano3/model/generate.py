@@ -45,7 +45,7 @@ def generate(
     Temperature 0 is greedy. The same model, prompts, settings, seed and thread count give the same bits.
     Raises UserError for an empty prompt or settings out of range.
     """
-    _check(prompts, max_new_tokens, temperature, top_p)
+    _check(model, prompts, max_new_tokens, temperature, top_p)
     if not prompts or max_new_tokens == 0:
         return [Completion([], [], False) for _ in prompts]
     training = model.training
@@ -60,7 +60,8 @@ def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed
     device = model.lm_head.weight.device
     total = len(prompts)
     draws = torch.Generator().manual_seed(seed)
-    stops = torch.tensor(list(stop_ids), dtype=torch.int64, device=device)
+    stops = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
+    stops[list(stop_ids)] = True
     tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.int64, device=device)
     logprobs = torch.zeros(total, max_new_tokens, device=device)
     lengths = torch.full((total,), max_new_tokens, dtype=torch.int64, device=device)
@@ -69,12 +70,14 @@ def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed
 
     logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
     for step in range(max_new_tokens):
-        uniform = torch.rand(total, generator=draws, dtype=torch.float64).to(device) if temperature > 0 else None
-        chosen = sample(logits, temperature, top_p, uniform[rows] if uniform is not None else None)  # [r]
+        own = logits.log_softmax(-1)
+        uniform = torch.rand(total, generator=draws, dtype=torch.float64).to(device)[rows]
+        chosen = sample(own, temperature, top_p, uniform)  # [r]
         tokens[rows, step] = chosen
-        logprobs[rows, step] = logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(1)
-        if stops.numel():
-            stopped = torch.isin(chosen, stops) & running[rows]
+        logprobs[rows, step] = own.gather(1, chosen[:, None]).squeeze(1)
+        stopped = stops[chosen]
+        if stopped.any():
+            stopped &= running[rows]
             lengths[rows[stopped]] = step + 1
             running[rows[stopped]] = False
             alive = int(running.sum())
@@ -103,7 +106,7 @@ def stream(
     seed: int = 0,
 ) -> Iterator[int]:
     """Yield the tokens after one prompt as they are sampled, the stop token included."""
-    _check([prompt], max_new_tokens, temperature, top_p)
+    _check(model, [prompt], max_new_tokens, temperature, top_p)
     draws = torch.Generator().manual_seed(seed)
     stops = set(stop_ids)
     training = model.training
@@ -113,7 +116,7 @@ def stream(
             logits, cache = prefill(model, [prompt], max_new_tokens, 0)
         for _ in range(max_new_tokens):
             uniform = torch.rand(1, generator=draws, dtype=torch.float64).to(logits.device)
-            chosen = sample(logits, temperature, top_p, uniform)
+            chosen = sample(logits.log_softmax(-1), temperature, top_p, uniform)
             yield int(chosen)
             if int(chosen) in stops:
                 return
@@ -144,15 +147,15 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
     return F.linear(last, model.lm_head.weight).float(), cache
 
 
-def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor | None) -> Tensor:
-    """One token per row: logits [b, V] float32, uniform [b] float64 in [0, 1) -> [b] int64.
+def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> Tensor:
+    """One token per row: logits or log-probabilities [b, V] float32, uniform [b] float64 in [0, 1) -> [b] int64.
 
     Inverts the cumulative distribution, so one random number decides a token. `top_p` keeps the smallest set of most
     likely tokens whose probability reaches it.
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probs = (logits / temperature).softmax(-1)
+    probs = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
@@ -166,10 +169,15 @@ def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=probs.shape[-1] - 1)
 
 
-def _check(prompts, max_new_tokens: int, temperature: float, top_p: float) -> None:
+def _check(model, prompts, max_new_tokens: int, temperature: float, top_p: float) -> None:
     empty = [i for i, prompt in enumerate(prompts) if len(prompt) == 0]
     if empty:
         raise UserError(f"prompt {empty[0]} is empty; a prompt needs at least one token, e.g. the BOS token")
+    largest, vocabulary = max((max(prompt) for prompt in prompts), default=0), model.config.vocab_size
+    if largest >= vocabulary:
+        raise UserError(
+            f"token {largest} is outside the model's vocabulary of {vocabulary}: is it another tokenizer's?"
+        )
     if max_new_tokens < 0:
         raise UserError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
     if temperature < 0 or not 0 < top_p <= 1:

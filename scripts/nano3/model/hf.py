@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from nano3.errors import UserError
@@ -135,7 +136,11 @@ def import_config(raw: dict, where: str | Path = "config.json") -> ModelConfig:
     missing = [n for n, f in ModelConfig.model_fields.items() if f.is_required() and n not in fields]
     if missing:
         raise UserError(f"{where}: missing {', '.join(missing)}")
-    return ModelConfig(**fields)
+    try:
+        return ModelConfig(**fields)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(f"{where}: {problems}") from None
 
 
 def _pattern(raw: dict, where) -> str:

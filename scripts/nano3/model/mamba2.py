@@ -59,8 +59,6 @@ class Mamba2(nn.Module):
         self, u: Tensor, bounds: Boundaries | None = None, state: MambaState | None = None, start: bool = True
     ) -> Tensor:
         """u [b, t, D] -> [b, t, D]. A `state` is read unless this is the `start` of the text, and updated."""
-        if state is not None and not start and u.shape[1] == 1:
-            return self.step(u, state)
         projected = self.in_proj(u)
         with torch.autocast(projected.device.type, enabled=False):
             y = _Core.apply(
@@ -70,10 +68,10 @@ class Mamba2(nn.Module):
         return self.out_proj(y)
 
     def step(self, u: Tensor, state: MambaState) -> Tensor:
-        """One token per row, u [b, 1, D] -> [b, 1, D]: the recurrence itself."""
+        """One token per row, u [b, D] -> [b, D]: the recurrence itself."""
         c = self.config
         b, h, p, g, n = u.shape[0], c.mamba_num_heads, c.mamba_head_dim, c.n_groups, c.ssm_state_size
-        z, xbc, dt = self.in_proj(u.squeeze(1)).split([c.mamba_inner_size, c.mamba_conv_size, h], dim=-1)
+        z, xbc, dt = self.in_proj(u).split([c.mamba_inner_size, c.mamba_conv_size, h], dim=-1)
         window = torch.cat([state.conv, xbc[:, None]], 1)  # [b, K, c]
         state.conv = window[:, 1:]
         taps = self.conv1d.weight.squeeze(1).T
@@ -82,14 +80,14 @@ class Mamba2(nn.Module):
 
         dt = F.softplus(dt.float() + self.dt_bias.float())  # [b, h]
         decay = torch.exp(dt * -self.A_log.float().exp())
-        state.ssm = state.ssm * decay[..., None, None]
-        x = x.view(b, h, p)
-        grouped = state.ssm.view(b, g, -1, n)
-        grouped.addcmul_((x * dt[..., None]).view(b, g, -1, 1), B.view(b, g, 1, n))
-        y = torch.matmul(grouped, C.view(b, g, n, 1)).view(b, h, p)
+        x, B, C = x.view(b, h, p), B.view(b, g, 1, n), C.view(b, g, 1, n)
+        grouped = state.ssm.mul_(decay[..., None, None]).view(b, g, -1, n)
+        grouped.addcmul_((x * dt[..., None]).view(b, g, -1, 1), B)
+        y = (grouped * C).sum(-1).view(b, h, p)  # a product of matrix and vector per group is slower
         y = torch.addcmul(y, x, self.D.float()[:, None]).view(b, h * p)
-        y, _ = gated_norm(y, z.float(), self.norm.weight.float(), g, c.layer_norm_epsilon)
-        return self.out_proj(y.to(u.dtype))[:, None]
+        gated = (y * F.silu(z.float())).unflatten(-1, (g, -1))
+        normed = F.rms_norm(gated, gated.shape[-1:], None, c.layer_norm_epsilon).flatten(-2) * self.norm.weight.float()
+        return self.out_proj(normed.to(u.dtype))
 
 
 class _Core(torch.autograd.Function):
@@ -132,10 +130,9 @@ class _Core(torch.autograd.Function):
         dy, dz_, dnorm_weight = gated_norm_backward(dout.float(), norm_weight.float(), kept)
         dz.copy_(dz_)
         dactive = torch.empty_like(convolved)
-        dx, dB, dC = dactive.split([d, (c - d) // 2, (c - d) // 2], dim=-1)
-        ddt, dA, dB_, dC_, dD = scan_backward(dy.view(b, t, h, -1), A, D, bounds, saved, dx.view(b, t, h, -1))
-        dB.view(dB_.shape).copy_(dB_)
-        dC.view(dC_.shape).copy_(dC_)
+        dx, ddt, dA, dB, dC, dD = scan_backward(dy.view(b, t, h, -1), A, D, bounds, saved)
+        for part, value in zip(dactive.split([d, (c - d) // 2, (c - d) // 2], -1), (dx, dB, dC), strict=True):
+            part.copy_(value.flatten(2))
         dconvolved = torch.ops.aten.silu_backward(dactive, convolved)
         dxbc_, dtaps = convolve_backward(dconvolved, xbc, taps, bounds.taps)
         dxbc.copy_(dxbc_)

@@ -21,7 +21,7 @@ from nano3.model.config import ModelConfig
 
 # Below this many multiply-adds per expert (N * D * F), every expert sees every token in two large products:
 # cheaper than sorting tokens and many small products. Measured on a CPU.
-DENSE_BELOW = 2_000_000
+DENSE_BELOW = 1_000_000
 
 
 class Router(nn.Module):
@@ -68,7 +68,7 @@ def dense_experts(x: Tensor, weights: Tensor, experts: Tensor, up: Tensor, down:
     """Every expert on every token, weight zero where it was not chosen."""
     e, width, _ = up.shape
     gates = torch.zeros(x.shape[0], e, dtype=weights.dtype, device=x.device).scatter_(1, experts, weights)
-    hidden = F.relu(F.linear(x, up.flatten(0, 1))).square_().view(-1, e, width)
+    hidden = F.linear(x, up.flatten(0, 1)).relu_().square_().view(-1, e, width)
     return hidden.mul_(gates.to(x.dtype)[..., None]).flatten(1) @ down.flatten(0, 1)
 
 
@@ -89,12 +89,12 @@ class _SortedExperts(torch.autograd.Function):
         token = order.div(k, rounding_mode="floor")
         gathered = x.index_select(0, token)  # [S, D]
         hidden = x.new_empty(n * k, up.shape[1])
-        for e, rows in _segments(sizes):
-            torch.mm(gathered[rows], up[e].T, out=hidden[rows])
+        for x_e, up_e, hidden_e in zip(gathered.split(sizes), up.unbind(), hidden.split(sizes), strict=True):
+            torch.mm(x_e, up_e.T, out=hidden_e)
         squared = hidden.relu_().square()
         out = torch.empty_like(gathered)
-        for e, rows in _segments(sizes):
-            torch.mm(squared[rows], down[e], out=out[rows])
+        for squared_e, down_e, out_e in zip(squared.split(sizes), down.unbind(), out.split(sizes), strict=True):
+            torch.mm(squared_e, down_e, out=out_e)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(gathered, hidden, squared, out, weights, order, token, place, up, down)
             ctx.sizes = sizes
@@ -109,30 +109,22 @@ class _SortedExperts(torch.autograd.Function):
         dout.mul_(weights.flatten().index_select(0, order)[:, None])
         dup, ddown = torch.empty_like(up), torch.empty_like(down)
         dhidden, dx = torch.empty_like(hidden), torch.empty_like(gathered)
-        for e, rows in _segments(ctx.sizes):
-            torch.mm(squared[rows].T, dout[rows], out=ddown[e])
-            torch.mm(dout[rows], down[e].T, out=dhidden[rows])
+        of_expert = [v.split(ctx.sizes) for v in (squared, dout, dhidden)]
+        for squared_e, dout_e, dhidden_e, down_e, ddown_e in zip(
+            *of_expert, down.unbind(), ddown.unbind(), strict=True
+        ):
+            torch.mm(squared_e.T, dout_e, out=ddown_e)
+            torch.mm(dout_e, down_e.T, out=dhidden_e)
         dhidden.mul_(hidden)  # half the gradient of relu(.)^2; the products below double it
-        for e, rows in _segments(ctx.sizes):
-            _twice(dhidden[rows].T, gathered[rows], out=dup[e])
-            _twice(dhidden[rows], up[e], out=dx[rows])
-        for e, size in enumerate(ctx.sizes):
-            if size == 0:
-                dup[e].zero_(), ddown[e].zero_()
+        of_expert = [v.split(ctx.sizes) for v in (gathered, dhidden, dx)]
+        for x_e, dhidden_e, dx_e, up_e, dup_e in zip(*of_expert, up.unbind(), dup.unbind(), strict=True):
+            _twice(dhidden_e.T, x_e, out=dup_e)
+            _twice(dhidden_e, up_e, out=dx_e)
         return _sum_slots(dx, place, None), dweights, None, dup, ddown
 
 
 def _twice(a: Tensor, b: Tensor, out: Tensor) -> None:
     torch.addmm(out, a, b, beta=0, alpha=2, out=out)
-
-
-def _segments(sizes: list[int]):
-    """(expert, its rows) of slots sorted by expert, leaving out experts without tokens."""
-    start = 0
-    for e, size in enumerate(sizes):
-        if size:
-            yield e, slice(start, start + size)
-        start += size
 
 
 def _sum_slots(values: Tensor, place: Tensor, weights: Tensor | None) -> Tensor:
@@ -158,7 +150,8 @@ class SharedExpert(nn.Module):
         self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(_ReluSquared.apply(self.up_proj(x)))
+        hidden = self.up_proj(x)
+        return self.down_proj(_ReluSquared.apply(hidden) if torch.is_grad_enabled() else hidden.relu_().square_())
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -187,14 +180,17 @@ class MoE(nn.Module):
         self.register_buffer("counts", torch.zeros(config.n_routed_experts, dtype=torch.int64), persistent=False)
         self.scores: Tensor | None = None  # [b, t, E] of the last training forward, for the balance loss
 
+    def __getstate__(self) -> dict:
+        """Copies and pickles leave the last forward's graph behind."""
+        return self.__dict__ | {"scores": None}
+
     def forward(self, x: Tensor) -> Tensor:
-        """x [b, t, D] -> [b, t, D]."""
-        b, t, _ = x.shape
-        flat = x.flatten(0, 1)
+        """x [.., D] -> [.., D]."""
+        flat = x.flatten(0, -2)
         scores, weights, experts = self.gate(flat)
         if self.training and torch.is_grad_enabled():
             self.counts += torch.bincount(experts.flatten(), minlength=self.counts.shape[0])
-            self.scores = scores.view(b, t, -1)
+            self.scores = scores.view(*x.shape[:-1], -1)
         return (self.experts(flat, weights, experts) + self.shared_experts(flat)).view_as(x)
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ b rows, t tokens, D residual width, V vocabulary.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nano3.model.attention import Attention, attention_mask
@@ -65,23 +64,39 @@ class NemotronH(nn.Module):
         `cache` continues the text it holds and is updated in place; doc_ids may only accompany its first tokens.
         """
         t, c = input_ids.shape[1], self.config
-        x = self.embeddings(input_ids)
         start = cache is None or cache.length == 0
         mask = attention_mask(doc_ids, cache, t) if ATTENTION in c.pattern else None
+        if t == 1 and not start:
+            return self._step(input_ids.squeeze(1), mask, cache)[:, None]
+        x = self.embeddings(input_ids)
         bounds = find_boundaries(doc_ids, t, c.chunk_size, c.conv_kernel, x.device)
-        for i, block in enumerate(self.layers):
-            state = cache.layers[i] if cache is not None else None
+        states = cache.layers if cache is not None else [None] * len(self.layers)
+        for letter, block, state in zip(c.pattern, self.layers, states, strict=True):
             u = block.norm(x)
-            match c.pattern[i]:
-                case "M":
-                    u = block.mixer(u, bounds, state, start)
-                case "E":
-                    u = block.mixer(u)
-                case "*":
-                    u = block.mixer(u, mask, state, cache)
+            if letter == MAMBA:
+                u = block.mixer(u, bounds, state, start)
+            elif letter == ATTENTION:
+                u = block.mixer(u, mask, state, cache)
+            else:
+                u = block.mixer(u)
             x = x + u
         if cache is not None:
             cache.length += t
+        return self.norm_f(x)
+
+    def _step(self, token: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
+        """One more token per row, [b] -> final normed state [b, D]."""
+        x = self.embeddings(token)
+        for letter, block, state in zip(self.config.pattern, self.layers, cache.layers, strict=True):
+            u = block.norm(x)
+            if letter == MAMBA:
+                u = block.mixer.step(u, state)
+            elif letter == ATTENTION:
+                u = block.mixer.step(u, mask, state, cache)
+            else:
+                u = block.mixer(u)
+            x = x + u
+        cache.length += 1
         return self.norm_f(x)
 
     def expert_counts(self) -> Tensor:

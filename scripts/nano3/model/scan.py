@@ -65,23 +65,22 @@ def find_boundaries(doc_ids: Tensor | None, tokens: int, chunk_size: int, conv_k
 
 @dataclass
 class Saved:
-    """What the forward pass leaves for the backward pass (layouts as computed, see `scan_forward`)."""
+    """What the forward pass leaves for the backward pass."""
 
-    x: Tensor
-    dt: Tensor
-    B: Tensor
-    C: Tensor
-    decay: Tensor  # L
-    scores: Tensor  # G
-    weighted: Tensor  # xw
-    entering: Tensor  # C * enter
-    leaving: Tensor  # B * leave
-    starts: Tensor  # state at the beginning of every chunk
+    x: Tensor  # [bc, q, h, p]
+    dt: Tensor  # [bc, h, q], as all scalars per token and head
+    B: Tensor  # [bc*g, q, n]
+    C: Tensor  # [bc*g, q, n]
+    decay: Tensor  # L [bc, h, q, q]
+    scores: Tensor  # G [bc, g, q, q]
+    weighted: Tensor  # xw [bc*h, q, p]
+    leaving: Tensor  # x dt leave [bc*g, q, r*p]
+    starts: Tensor  # state at the beginning of every chunk [b, c, h, p, n]
+    outer: Tensor  # C S [bc*g, q, r*p]
+    row: Tensor
     enter: Tensor
     leave: Tensor
-    carry: Tensor
-    weight: Tensor
-    row: Tensor
+    carry: Tensor  # [b, c, h, 1, 1]
 
 
 def scan_forward(
@@ -97,109 +96,127 @@ def scan_forward(
     if short:  # tokens of dt = 0 after the end change no state
         x, B, C = (F.pad(v, (0, 0, 0, 0, 0, short)) for v in (x, B, C))
         dt = F.pad(dt, (0, 0, 0, short))
-    bc, r, t = b * ((tokens + short) // q), h // g, tokens + short
+    t, r = tokens + short, h // g
+    bc = b * (t // q)
+    x = x.view(bc, q, h, p)
+    B, C = (v.view(bc, q, g, n).transpose(1, 2).reshape(bc * g, q, n) for v in (B, C))
 
-    dt_h = dt.view(bc, q, h).transpose(1, 2)  # [bc, h, q]
-    cs = (dt_h.double() * A.double()[:, None]).cumsum(-1)
+    dt = dt.view(bc, q, h).transpose(1, 2)
+    cs = (dt.double() * A.double()[:, None]).cumsum(-1)
     high = cs.float()
     row = (cs - high).float().exp_()  # exp(low)
-    weight = dt_h / row
-    enter = high.exp()
-    leave = (cs[..., -1:] - cs).exp_().float().mul_(row)
-    carry = cs[..., -1].exp().float()  # [bc, h]: decay over a whole chunk
+    enter = cs.exp().float()
+    leave = (cs[..., -1:] - cs).exp_().float()
     if bounds.enter is not None:
-        enter = enter * bounds.enter
-        leave = leave * bounds.leave
-        carry = carry * bounds.enter[..., -1]
-    carry = carry.view(b, -1, h, 1, 1)
+        enter, leave = enter * bounds.enter, leave * bounds.leave
+    carry = enter[..., -1].view(b, -1, h, 1, 1)  # decay over a whole chunk
 
-    C_g = C.view(bc, q, g, n).transpose(1, 2).contiguous()  # [bc, g, q, n]
-    B_g = B.view(bc, q, g, n).transpose(1, 2).contiguous()
-    scores = torch.matmul(C_g, B_g.transpose(2, 3)).mul_(bounds.causal)  # G [bc, g, q, q]
-    decay = torch.sub(high[..., :, None], high[..., None, :]).clamp_(max=0).exp_()  # L [bc, h, q, q]
-    weighted = x.new_empty(bc, h, q, p)
-    torch.mul(x.view(bc, q, h, p).transpose(1, 2), weight[..., None], out=weighted)
-    leaving = (B_g[:, :, None] * leave.view(bc, g, r, q, 1)).view(bc * h, q, n)
-    entering = (C_g[:, :, None] * enter.view(bc, g, r, q, 1)).view(bc * h, q, n)
-
-    states = torch.bmm(weighted.view(bc * h, q, p).transpose(1, 2), leaving).view(b, -1, h, p, n)
+    # between chunks
+    leaving = by_group(x, dt * leave, g)
+    states = torch.bmm(leaving.transpose(1, 2), B).view(b, -1, h, p, n)
     starts = torch.empty_like(states)
     state = initial if initial is not None else states.new_zeros(b, h, p, n)
     for i in range(states.shape[1]):
         starts[:, i] = state
         state = torch.addcmul(states[:, i], carry[:, i], state)
+    outer = torch.bmm(C, starts.view(bc * g, r * p, n).transpose(1, 2))
 
+    # within chunks
+    scores = torch.bmm(C, B.transpose(1, 2)).view(bc, g, q, q).mul_(bounds.causal)
+    decay = torch.sub(high[..., :, None], high[..., None, :]).clamp_(max=0).exp_()
+    weighted = by_head(x, dt / row)
     attention = torch.mul(decay.view(bc, g, r, q, q), scores[:, :, None]).view(bc * h, q, q)
-    inner = torch.bmm(entering, starts.view(bc * h, p, n).transpose(1, 2))
-    inner = inner.baddbmm_(attention, weighted.view(bc * h, q, p)).view(bc, h, q, p)
-    y = x.new_empty(b, t, h, p)
-    torch.mul(inner.transpose(1, 2), row.transpose(1, 2)[..., None], out=y.view(bc, q, h, p))
-    y.addcmul_(x, D[:, None])
-    saved = Saved(
-        x, dt_h, B_g, C_g, decay, scores, weighted, entering, leaving, starts, enter, leave, carry, weight, row
-    )
-    return y[:, :tokens], state, saved
+    inner = torch.bmm(attention, weighted)
+
+    y = x * D[:, None]
+    y.addcmul_(inner.view(bc, h, q, p).transpose(1, 2), per_token(row))
+    y.unflatten(2, (g, r)).addcmul_(outer.view(bc, g, q, r, p).transpose(1, 2), per_token(enter).unflatten(2, (g, r)))
+    saved = Saved(x, dt, B, C, decay, scores, weighted, leaving, starts, outer, row, enter, leave, carry)
+    return y.view(b, t, h, p)[:, :tokens], state, saved
 
 
 def scan_backward(
-    dy: Tensor, A: Tensor, D: Tensor, bounds: Boundaries, s: Saved, dx: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor, A: Tensor, D: Tensor, bounds: Boundaries, s: Saved
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the scan from dy [b, t, h, p], the final state not being used.
 
-    Writes the gradient of x into dx [b, t, h, p] and returns those of dt [b, t, h], A [h], B and C [b, t, g, n], D [h].
+    Returns those of x [b, t, h, p], dt [b, t, h], A [h], B and C [b, t, g, n], D [h].
     """
     b, tokens, h, p = dy.shape
-    bc, g, q, n = s.B.shape
-    r, t = h // g, s.x.shape[1]
+    bc, g, q, _ = s.scores.shape
+    n, r, t = s.B.shape[-1], h // g, bc // b * q
     if t > tokens:
         dy = F.pad(dy, (0, 0, 0, 0, 0, t - tokens))
-    dinner = dy.new_empty(bc, h, q, p)
-    torch.mul(dy.view(bc, q, h, p).transpose(1, 2), s.row[..., None], out=dinner)
-    dinner, weighted = dinner.view(bc * h, q, p), s.weighted.view(bc * h, q, p)
+    dy = dy.view(bc, q, h, p)
 
-    # within chunks: inner = (G * L) xw
+    # within chunks: y += (G * L) xw
+    dinner = by_head(dy, s.row)
     attention = torch.mul(s.decay.view(bc, g, r, q, q), s.scores[:, :, None]).view(bc * h, q, q)
     dweighted = torch.bmm(attention.transpose(1, 2), dinner)
-    product = torch.bmm(dinner, weighted.transpose(1, 2), out=attention)
-    product = product.mul_(s.decay.view(bc * h, q, q)).view(bc, g, r, q, q)
-    dscores = product.sum(2).mul_(bounds.causal)
-    dC = torch.matmul(dscores, s.B)  # [bc, g, q, n]
-    dB = torch.matmul(dscores.transpose(2, 3), s.C)
+    product = torch.bmm(dinner, s.weighted.transpose(1, 2), out=attention)
+    product = product.view(bc, h, q, q).mul_(s.decay).view(bc, g, r, q, q)
+    dscores = product.sum(2).mul_(bounds.causal).view(bc * g, q, q)
     product.mul_(s.scores[:, :, None]).diagonal(dim1=-2, dim2=-1).zero_()  # dL * L; L_ii = 1 is no function of cs
     product = product.view(bc, h, q, q)
     dcs = product.sum(-1).sub_(product.sum(-2)).double()
 
-    # between chunks: inner += (C enter) S_start, and S_end = carry S_start + xw^T (B leave)
-    dentering = torch.bmm(dinner, s.starts.view(bc * h, p, n))  # [bc*h, q, n]
-    dcs += (dentering * s.entering).sum(-1).view(bc, h, q)
-    dC += dentering.view(bc, g, r, q, n).mul_(s.enter.view(bc, g, r, q, 1)).sum(2)
-    dstarts = torch.bmm(dinner.transpose(1, 2), s.entering).view(b, -1, h, p, n)
+    # between chunks: y += enter (C S_start), and S_end = carry S_start + (x dt leave)^T B
+    douter = by_group(dy, s.enter, g)
+    dstarts = torch.bmm(douter.transpose(1, 2), s.C).view(b, -1, h, p, n)
     dends = torch.empty_like(dstarts)
     dstate = torch.zeros_like(dstarts[:, 0])
     for i in reversed(range(dstarts.shape[1])):
         dends[:, i] = dstate
         dstate = torch.addcmul(dstarts[:, i], s.carry[:, i], dstate)
-    flat = dends.view(bc * h, p, n)
-    dweighted.baddbmm_(s.leaving, flat.transpose(1, 2))
-    dleaving = torch.bmm(weighted, flat)
-    dleave = (dleaving * s.leaving).sum(-1).view(bc, h, q).double()
+    dstates = dends.view(bc * g, r * p, n)
+    dleaving = torch.bmm(s.B, dstates.transpose(1, 2))  # [bc*g, q, r*p]
+    dC = torch.baddbmm(torch.bmm(dscores, s.B), douter, s.starts.view(bc * g, r * p, n))
+    dB = torch.baddbmm(torch.bmm(dscores.transpose(1, 2), s.C), s.leaving, dstates)
+    dcs += per_head(douter * s.outer, h, p)
+    dleave = per_head(dleaving * s.leaving, h, p).double()
     dcs -= dleave
     dcs[..., -1] += dleave.sum(-1)
     dcs[..., -1] += (s.carry * (dends * s.starts).sum((-1, -2), keepdim=True)).view(bc, h)
-    dB += dleaving.view(bc, g, r, q, n).mul_(s.leave.view(bc, g, r, q, 1)).sum(2)
 
-    # decays and time steps
-    dweighted = dweighted.view(bc, h, q, p).transpose(1, 2)  # [bc, q, h, p]
-    dweight = (dweighted * s.x.view(bc, q, h, p)).sum(-1).transpose(1, 2)  # [bc, h, q]
+    # dx / dt without the skip term, then what each factor gets
+    dx = torch.empty_like(dy)
+    dleaving, grouped = dleaving.view(bc, g, q, r, p).transpose(1, 2), (g, r)
+    torch.mul(dleaving, per_token(s.leave).unflatten(2, grouped), out=dx.unflatten(2, grouped))
+    dx.addcmul_(dweighted.view(bc, h, q, p).transpose(1, 2), per_token(s.row.reciprocal()))
+    ddt = (dx * s.x).sum(-1)  # [bc, q, h]
+    dx.mul_(per_token(s.dt)).addcmul_(dy, D[:, None])
     da = dcs.flip(-1).cumsum(-1).flip(-1)
+    da.masked_fill_(s.dt * A[:, None] < -25, 0)  # nothing gets past such a token: what is left is rounding
     dA = (da * s.dt).sum((0, 2)).float()
-    ddt = (da * A.double()[:, None]).float().add_(dweight / s.row)
-    ddt = ddt.transpose(1, 2).reshape(b, t, h)[:, :tokens]
+    ddt += (da * A.double()[:, None]).float().transpose(1, 2)
+    dD = (dy * s.x).sum(-1).sum((0, 1))
+    dB, dC = (v.view(bc, g, q, n).transpose(1, 2).reshape(b, t, g, n)[:, :tokens] for v in (dB, dC))
+    return dx.view(b, t, h, p)[:, :tokens], ddt.view(b, t, h)[:, :tokens], dA, dB, dC, dD
 
-    if t == tokens:
-        torch.mul(dweighted, s.weight.transpose(1, 2)[..., None], out=dx.view(bc, q, h, p))
-    else:
-        dx.copy_((dweighted * s.weight.transpose(1, 2)[..., None]).reshape(b, t, h, p)[:, :tokens])
-    dx.addcmul_(dy[:, :tokens], D[:, None])
-    dB, dC = (v.transpose(1, 2).reshape(b, t, g, n)[:, :tokens] for v in (dB, dC))
-    return ddt, dA, dB, dC, (dy * s.x).sum((0, 1, 3))
+
+def per_token(factor: Tensor) -> Tensor:
+    """[bc, h, q] as a factor of [bc, q, h, p]: [bc, q, h, 1]."""
+    return factor.transpose(1, 2)[..., None]
+
+
+def by_head(x: Tensor, factor: Tensor) -> Tensor:
+    """x [bc, q, h, p] times factor [bc, h, q], as one matrix per head [bc*h, q, p]."""
+    bc, q, h, p = x.shape
+    out = x.new_empty(bc, h, q, p)
+    torch.mul(x.transpose(1, 2), factor[..., None], out=out)
+    return out.view(bc * h, q, p)
+
+
+def by_group(x: Tensor, factor: Tensor, g: int) -> Tensor:
+    """x [bc, q, h, p] times factor [bc, h, q], as one matrix per group [bc*g, q, r*p]."""
+    bc, q, h, p = x.shape
+    out = x.new_empty(bc, g, q, h // g, p)
+    grouped = (g, h // g)
+    torch.mul(x.unflatten(2, grouped), per_token(factor).unflatten(2, grouped), out=out.transpose(1, 2))
+    return out.view(bc * g, q, -1)
+
+
+def per_head(x: Tensor, heads: int, channels: int) -> Tensor:
+    """Sums of x [bc*g, q, r*p] over p: [bc, h, q]."""
+    sums = x.unflatten(2, (-1, channels)).sum(-1)  # [bc*g, q, r]
+    return sums.transpose(1, 2).reshape(-1, heads, x.shape[1])

@@ -58,6 +58,12 @@ class TaskFamily(Section):
 
     rows: Count = Field(description="tasks to generate")
     difficulty: tuple[int, int] = Field((1, 3), description="easiest and hardest level, drawn evenly")
+    options: dict[str, int | list[str]] = Field(
+        {}, description="options of the family's generator, e.g. operations: [add, maximum] for arithmetic"
+    )
+    hasty: Fraction = Field(
+        0.0, description="share of chats written in haste: no working, or half the request forgotten; RL can unlearn it"
+    )
 
 
 class Tasks(Dataset):

@@ -24,25 +24,22 @@ def advantages(rewards: Tensor, *, leave_one_out: bool, normalise_by_std: bool) 
     """How much better than its group each response did. rewards [groups, G] -> float64 [groups, G].
 
     leave_one_out: the baseline is the mean reward of the other G - 1 responses (RLOO, arXiv:2402.14740) rather
-    than of all G. normalise_by_std: divide by the unbiased standard deviation of the same responses that the
-    baseline is the mean of; where that is 0 the advantage stays undivided (both as in NeMo-RL). A group whose
+    than of all G. normalise_by_std: divide by the unbiased standard deviation of the whole group. NeMo-RL divides by
+    that of the other responses; then a group's advantages don't sum to 0 (one success among eight gets 1, the
+    failures -0.38 each), which pushes down whatever was sampled, and small policies drift apart. A group whose
     rewards are all equal has advantages of exactly 0."""
     rewards = rewards.double()
-    groups, size = rewards.shape
+    size = rewards.shape[1]
     if size < 2:
         raise ValueError(f"a group needs at least 2 responses to compare, found {size}")
-    compared = rewards[:, None, :].expand(groups, size, size)
+    advantage = rewards - rewards.mean(-1, keepdim=True)
     if leave_one_out:
-        others = ~torch.eye(size, dtype=torch.bool, device=rewards.device)
-        compared = compared[:, others].view(groups, size, size - 1)
-    # Equal numbers must give their own value and no spread at all, not one rounded apart from it.
-    low, high = compared.amin(-1), compared.amax(-1)
-    uniform = low == high
-    advantage = rewards - torch.where(uniform, low, compared.mean(-1))
-    if normalise_by_std and compared.shape[-1] > 1:
-        spread = torch.where(uniform, 1.0, compared.std(-1))
-        advantage = advantage / spread
-    return advantage
+        advantage = advantage * (size / (size - 1))  # r - mean of the others
+    if normalise_by_std:
+        advantage = advantage / rewards.std(-1, keepdim=True)
+    # Equal rewards must give exactly 0, not what rounding leaves of it.
+    uniform = rewards.amin(-1, keepdim=True) == rewards.amax(-1, keepdim=True)
+    return torch.where(uniform, 0.0, advantage)
 
 
 def importance_weights(

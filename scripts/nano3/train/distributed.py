@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from nano3.cli import say
 from nano3.errors import UserError
 
 
@@ -78,6 +79,9 @@ def join(device: str) -> Iterator[World]:
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if rank == 0:
+        nodes = size // int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        say(f"{size} processes on {nodes} node{'s' * (nodes > 1)} train together, over {dist.get_backend()}")
     try:
         yield World(rank, size, local_rank)
     finally:

@@ -46,11 +46,14 @@ class _SummedCrossEntropy(Function):
         head_gradient = torch.zeros_like(head)
         for part in _blocks(hidden, head):
             logits = (hidden[part] @ weight.T).float()
-            normaliser = logits.logsumexp(-1, keepdim=True)
             own = targets[part, None]
-            loss += (normaliser - logits.gather(-1, own)).sum()
+            largest = logits.amax(-1, keepdim=True)
+            own_logits = logits.gather(-1, own) - largest
             # d loss / d logits = softmax - one_hot, built where the logits were
-            gradient = logits.sub_(normaliser).exp_()
+            gradient = logits.sub_(largest).exp_()
+            total = gradient.sum(-1, keepdim=True)
+            loss += (total.log() - own_logits).sum()
+            gradient.div_(total)
             gradient.scatter_(-1, own, gradient.gather(-1, own) - 1)
             gradient = gradient.to(hidden.dtype)
             torch.matmul(gradient, weight, out=hidden_gradient[part])

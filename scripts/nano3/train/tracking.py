@@ -71,8 +71,7 @@ class Tracker:
         self._write("metrics.jsonl", row)
         if self.mirror is not None:
             self.mirror.log(row, row["step"])
-        measures = row.get("bits_per_byte") or row.get("loss") or {}
-        unit = "bits per byte" if row.get("bits_per_byte") else "loss"
+        measures, unit = _headline(row)
         values = "  ".join(f"{name} {value:.3f}" for name, value in measures.items())
         self.message(f"[{self.stage}] step {row['step']}/{self.steps}  validation, {unit}:  {values}")
 
@@ -104,15 +103,31 @@ class Tracker:
 
     def _show(self, row: dict[str, Any], rate: float) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {rate / 1e3:.1f}k tok/s", refresh=False)
+            self._bar.set_postfix_str(f"{_progress(row)}, {rate / 1e3:.1f}k tok/s", refresh=False)
             self._bar.update()
         elif row["step"] % self.log_interval == 0 or row["step"] == self.steps:
             done = row["step"] - self._first_step
             left = (time.monotonic() - self._started) / done * (self.steps - row["step"])
             say(
                 f"[{self.stage}] step {row['step']}/{self.steps}  tokens {short(row['tokens'])}"
-                f"  loss {row['loss']:.3f}  lr {row['lr']:.1e}  {short(rate)} tok/s  eta {clock(left)}"
+                f"  {_progress(row)}  lr {row['lr']:.1e}  {short(rate)} tok/s  eta {clock(left)}"
             )
+
+
+def _headline(row: dict[str, Any]) -> tuple[dict[str, float], str]:
+    """What a validation row says first, and its unit: rewards by environment, bits per byte or losses by data set."""
+    rewards = {key.removeprefix("reward/"): value for key, value in row.items() if key.startswith("reward/")}
+    if rewards:
+        return rewards, "reward"
+    if row.get("bits_per_byte"):
+        return row["bits_per_byte"], "bits per byte"
+    return row.get("loss", {}), "loss"
+
+
+def _progress(row: dict[str, Any]) -> str:
+    """What is followed from step to step: the reward where there is one (RL), else the loss."""
+    name = "reward" if "reward" in row else "loss"
+    return f"{name} {row[name]:.3f}"
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

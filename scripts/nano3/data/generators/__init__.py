@@ -40,11 +40,12 @@ def generate(
     difficulty: tuple[int, int] | dict = (1, 3),
     split: str = "train",
     form: str = "chat",
+    hasty: float = 0.0,
 ) -> Iterator[dict]:
     """Yield `rows` rows of one family, each with its problem's `key`.
 
     difficulty: (easiest, hardest) level, drawn evenly, or {"level": (easiest, hardest), option: value} with the
-    options of the family's draw. Row i depends on seed, split, difficulty and i alone, and is the same problem in
+    options of the family's draw. hasty: share of chats whose answer a hasty writer gave. Row i depends on seed, split, difficulty and i alone, and is the same problem in
     every form. Different splits never share a key; keys repeat within a split where the space is small, see
     `duplicates`. Raises UserError for an unknown family, form, split, option or level, at the call.
     """
@@ -60,7 +61,8 @@ def generate(
         for index in range(rows):
             name = f"{family}/{split}/{seed}/{index}"
             problem = _draw(family, random.Random(name), levels, options, split)
-            yield row(problem, form=form, source=f"tasks/{family}", name=name)
+            in_haste = random.Random(f"{name}/hasty").random() < hasty
+            yield row(problem, form=form, source=f"tasks/{family}", name=name, hasty=in_haste)
 
     return rows_in_order()
 

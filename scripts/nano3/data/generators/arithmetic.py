@@ -151,5 +151,11 @@ def _operands(rng: random.Random, operation: str, level: int, multiplier_digits:
 
 
 def _problem(key: str, question: str, trace: str, answer: int) -> Problem:
-    messages = [user(question), assistant(f"\\boxed{{{answer}}}", trace)]
-    return Problem(key, messages, MATH, {"question": question, "expected_answer": str(answer)})
+    reply = f"\\boxed{{{answer}}}"
+    return Problem(
+        key,
+        [user(question), assistant(reply, trace)],
+        MATH,
+        {"question": question, "expected_answer": str(answer)},
+        hasty=[user(question), assistant(reply, "I know this.")],
+    )

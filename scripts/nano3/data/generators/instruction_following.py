@@ -154,7 +154,13 @@ def draw(rng: random.Random, level: int, kinds: Sequence[str] = ()) -> Problem:
     arguments = [stated[kind][1] for kind in order]
     verifier = {"instruction_id_list": order, "kwargs": arguments, "prompt": prompt, "grading_mode": "binary"}
     key = f"{request} {json.dumps(sorted(zip(order, map(json.dumps, arguments), strict=True)))}"
-    return Problem(key, [user(prompt), assistant(plan.answer(), reasoning)], INSTRUCTION_FOLLOWING, verifier)
+    return Problem(
+        key,
+        [user(prompt), assistant(plan.answer(), reasoning)],
+        INSTRUCTION_FOLLOWING,
+        verifier,
+        hasty=[user(prompt), assistant(f"{sentences[0]}. {sentences[1]}.", f"topic {topic}")],
+    )
 
 
 def _compatible(rng: random.Random, allowed: Sequence[str], count: int) -> list[str]:

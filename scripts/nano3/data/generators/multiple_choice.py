@@ -25,13 +25,16 @@ def draw(rng: random.Random, level: int, kinds: Sequence[str] = KINDS, options: 
     key, question, choices, right, working = _QUESTIONS[kind](rng, level, options)
     letter = LETTERS[choices.index(right)]
     listed = "\n".join(f"{name}) {choice}" for name, choice in zip(LETTERS, choices, strict=False))
-    messages = [
-        user(f"{question}\n{listed}"),
-        assistant(f"\\boxed{{{letter}}}", f"{working}\n{right} is {letter}"),
-    ]
+    asked, reply = user(f"{question}\n{listed}"), f"\\boxed{{{letter}}}"
     offered = [{name: choice} for name, choice in zip(LETTERS, choices, strict=False)]
     verifier = {"options": offered, "expected_answer": letter, "grading_mode": "strict_single_letter_boxed"}
-    return Problem(key, messages, MCQA, verifier)
+    return Problem(
+        key,
+        [asked, assistant(reply, f"{working}\n{right} is {letter}")],
+        MCQA,
+        verifier,
+        hasty=[asked, assistant(reply, "I know this.")],
+    )
 
 
 def _largest(rng: random.Random, level: int, count: int):

@@ -20,6 +20,8 @@ class Problem:
 
     key: canonical name of the problem, equal for every wording of it; its hash decides the split.
     messages: the whole chat, solution included. verifier: the fields its environment reads.
+    hasty: the chat as a hasty writer would have it, without the working or with half the request forgotten; empty for
+    families that have no such form.
     """
 
     key: str
@@ -27,6 +29,7 @@ class Problem:
     environment: str
     verifier: dict = field(default_factory=dict)
     tools: list[dict] = field(default_factory=list)
+    hasty: list[dict] = field(default_factory=list)
 
 
 def split_of(key: str) -> str:
@@ -44,14 +47,17 @@ def assistant(content: str, reasoning: str = "") -> dict:
     return message | {"reasoning_content": reasoning} if reasoning else message
 
 
-def row(problem: Problem, *, form: str, source: str, name: str) -> dict:
-    """The problem as a row of `form`. name: unique within its data set, e.g. "arithmetic/train/7/0"."""
+def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = False) -> dict:
+    """The problem as a row of `form`. name: unique within its data set, e.g. "arithmetic/train/7/0".
+
+    hasty: give the chat as a hasty writer would have it, where the family has such a form."""
     common = {"id": name, "source": source, "key": problem.key}
     if form == "text":
         return common | {"text": document(problem)}
     if form == "chat":
         tools = {"tools": problem.tools} if problem.tools else {}
-        return common | {"messages": problem.messages, **tools, "environment": problem.environment}
+        messages = problem.hasty if hasty and problem.hasty else problem.messages
+        return common | {"messages": messages, **tools, "environment": problem.environment}
     return {
         # NeMo-Gym's instruction_following server wants an integer here.
         "id": int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big"),

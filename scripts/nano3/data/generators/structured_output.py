@@ -46,11 +46,22 @@ def draw(rng: random.Random, level: int) -> Problem:
         },
         separators=(",", ":"),
     )
-    prompt = f"{_sentence(rng, facts, chosen)}\nJSON for {schema}"
+    told = {"name", *chosen, *rng.sample(list(facts), 1)}  # at times one that nobody asked for
+    prompt = f"{_sentence(facts, told)}\nJSON for {schema}"
     reply = json.dumps(answer, separators=(",", ":"))
     verifier = {"schema_str": schema, "schema_type": "json", "schema_fields_count": str(level)}
-    messages = [user(prompt), assistant(reply, "\n".join(notes))]
-    return Problem(f"{json.dumps(facts)}:{schema}", messages, STRUCTURED_OUTPUTS, verifier)
+    return Problem(
+        f"{json.dumps(facts)}:{schema}",
+        [user(prompt), assistant(reply, "\n".join(notes))],
+        STRUCTURED_OUTPUTS,
+        verifier,
+        hasty=[user(prompt), assistant(_everything(facts, told), "All of it.")],
+    )
+
+
+def _everything(facts: dict, told: set[str]) -> str:
+    """All that the prompt says as JSON, whatever the schema asks for."""
+    return json.dumps({fact: facts[fact] for fact in facts if fact in told}, separators=(",", ":"))
 
 
 def _property(rng: random.Random, fact: str, value: str | int) -> tuple[dict, str | int]:
@@ -66,9 +77,8 @@ def _property(rng: random.Random, fact: str, value: str | int) -> tuple[dict, st
     return {"type": "string"}, value
 
 
-def _sentence(rng: random.Random, facts: dict, chosen: list[str]) -> str:
-    """The chosen facts, and at times one that nobody asked for."""
-    told = set(chosen) | set(rng.sample(list(facts), 1))
+def _sentence(facts: dict, told: set[str]) -> str:
+    """The facts that are told, in one sentence."""
     parts = {
         "age": f"is {facts['age']}",
         "city": f"lives in {facts['city']}",

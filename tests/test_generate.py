@@ -1,0 +1,146 @@
+"""Generation: left padding, batching, stopping, sampling, and repeatability."""
+
+import pytest
+import torch
+from test_model_parity import CONFIG, trained_looking
+from test_model_sequence import amplified
+
+from nano3.errors import UserError
+from nano3.model import generate as module
+from nano3.model.generate import generate, prefill, sample, stream
+
+PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], list(range(40)), [8, 8, 8]]
+
+
+@pytest.fixture(params=[trained_looking, amplified], ids=["usual", "amplified"])
+def model(request):
+    return request.param().eval()
+
+
+def full_logprobs(model, prompt, tokens) -> torch.Tensor:
+    """log p of `tokens` after `prompt` from one pass over the whole text."""
+    ids = torch.tensor([[*prompt, *tokens]])
+    with torch.no_grad():
+        logprobs = model(ids)[0].log_softmax(-1)
+    return logprobs[len(prompt) - 1 : -1].gather(1, torch.tensor(tokens)[:, None]).squeeze(1)
+
+
+def test_logprobs_are_those_of_a_full_forward_pass_whatever_the_temperature(model):
+    for settings in ({}, {"temperature": 0.7, "top_p": 0.8}, {"temperature": 0}):
+        for prompt, completion in zip(PROMPTS, generate(model, PROMPTS, max_new_tokens=24, **settings), strict=True):
+            expected = full_logprobs(model, prompt, completion.tokens)
+            assert (torch.tensor(completion.logprobs) - expected).abs().max() <= 1e-4
+
+
+def test_padding_and_company_influence_nothing(model):
+    with torch.no_grad():
+        together, _ = prefill(model, PROMPTS, room=4, pad_id=0)
+        for row, prompt in enumerate(PROMPTS):
+            alone, _ = prefill(model, [prompt], room=4, pad_id=0)
+            assert (together[row] - alone[0]).abs().max() <= 1e-5
+        other, _ = prefill(model, PROMPTS, room=4, pad_id=33)
+    assert (together - other).abs().max() <= 1e-5
+
+
+def test_greedy_text_is_the_same_alone_and_in_a_batch(model):
+    together = generate(model, PROMPTS, max_new_tokens=20, temperature=0)
+    alone = [generate(model, [prompt], max_new_tokens=20, temperature=0)[0] for prompt in PROMPTS]
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+
+
+def test_greedy_text_is_the_argmax_of_full_forward_passes(model):
+    tokens = generate(model, [PROMPTS[0]], max_new_tokens=12, temperature=0)[0].tokens
+    text = list(PROMPTS[0])
+    for token in tokens:
+        with torch.no_grad():
+            assert token == model(torch.tensor([text]))[0, -1].argmax()
+        text.append(token)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_another_text(model):
+    first, again = (generate(model, PROMPTS * 4, max_new_tokens=20, seed=5, stop_ids=[0, 1, 2]) for _ in range(2))
+    assert first == again
+    assert first != generate(model, PROMPTS * 4, max_new_tokens=20, seed=6, stop_ids=[0, 1, 2])
+
+
+def test_generation_leaves_the_global_generator_and_the_training_mode_alone(model):
+    model.train()
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    generate(model, PROMPTS, max_new_tokens=3)
+    assert torch.equal(torch.rand(2), expected)
+    assert model.training
+    assert model.expert_counts().sum() == 0
+
+
+def test_a_row_stops_at_its_stop_token_and_keeps_it(model):
+    stops = [2, 3, 5, 7, 11, 13, 17]
+    completions = generate(model, PROMPTS * 8, max_new_tokens=30, seed=1, stop_ids=stops)
+    assert {c.finished for c in completions} == {True, False}
+    for c in completions:
+        assert len(c.tokens) == len(c.logprobs)
+        assert c.finished == (c.tokens[-1] in stops)
+        assert not set(c.tokens[:-1]) & set(stops)
+        assert c.finished or len(c.tokens) == 30
+
+
+def test_dropping_finished_rows_changes_no_text(model, monkeypatch):
+    settings = {"max_new_tokens": 30, "seed": 1, "stop_ids": [2, 3, 5, 7, 11, 13, 17]}
+    dropped = generate(model, PROMPTS * 8, **settings)
+    monkeypatch.setattr(module, "COMPACT_AT", 0.0)
+    kept = generate(model, PROMPTS * 8, **settings)
+    assert [c.tokens for c in dropped] == [c.tokens for c in kept]
+    assert all(
+        (torch.tensor(a.logprobs) - torch.tensor(b.logprobs)).abs().max() < 1e-4
+        for a, b in zip(dropped, kept, strict=True)
+    )
+
+
+def test_the_cache_grows_past_its_first_capacity(model):
+    completion = generate(model, [[5]], max_new_tokens=400, temperature=0)[0]
+    assert len(completion.tokens) == 400
+    expected = full_logprobs(model, [5], completion.tokens)
+    assert (torch.tensor(completion.logprobs) - expected).abs().max() <= 1e-4
+
+
+def test_samples_follow_the_distribution():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]])
+    uniform = torch.linspace(0, 1, 20_001, dtype=torch.float64)[:-1]
+    drawn = sample(logits.expand(20_000, -1), 1.0, 1.0, uniform)
+    shares = torch.bincount(drawn, minlength=4) / 20_000
+    assert torch.allclose(shares, logits[0].softmax(-1), atol=1e-3)
+    drawn = sample(logits.expand(20_000, -1), 0.5, 1.0, uniform)
+    assert torch.allclose(torch.bincount(drawn, minlength=4) / 20_000, (2 * logits[0]).softmax(-1), atol=1e-3)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    probs = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    uniform = torch.linspace(0, 1, 1_001, dtype=torch.float64)[:-1]
+    for top_p, kept in ((0.5, {1}), (0.51, {1, 3}), (0.75, {1, 3}), (0.8, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
+        drawn = sample(probs.log().expand(1_000, -1), 1.0, top_p, uniform)
+        assert set(drawn.tolist()) == kept
+
+
+def test_streaming_gives_the_text_of_generate(model):
+    settings = {"max_new_tokens": 15, "seed": 4, "stop_ids": [2, 3]}
+    assert list(stream(model, PROMPTS[0], **settings)) == generate(model, [PROMPTS[0]], **settings)[0].tokens
+
+
+def test_nothing_to_do_is_not_an_error(model):
+    assert generate(model, [], max_new_tokens=5) == []
+    assert generate(model, [[1]], max_new_tokens=0)[0].tokens == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "message"),
+    [
+        ([[1], []], {}, "prompt 1 is empty"),
+        ([[1]], {"temperature": -1}, "temperature"),
+        ([[1]], {"top_p": 0.0}, "top_p"),
+        ([[CONFIG.vocab_size]], {}, "vocabulary"),
+    ],
+)
+def test_impossible_requests_are_refused(model, prompts, settings, message):
+    with pytest.raises(UserError, match=message):
+        generate(model, prompts, max_new_tokens=3, **settings)
