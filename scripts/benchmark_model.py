@@ -1,7 +1,7 @@
 """Compare the speed of nano3.model with transformers' nemotron_h: same weights, same machine, same run.
 
-Training is forward, cross-entropy, backward and a fused AdamW step, each model with its own loss: ours from hidden states
-as in nano3.train, transformers' from logits. Generation is cached sampling at temperature 1 from
+Training is forward, cross-entropy, backward and a fused AdamW step, each model with its own loss: ours from hidden
+states as in nano3.train, transformers' from logits. Generation is cached sampling at temperature 1 from
 prompts of equal length without stop tokens. The two take turns, so that a busy machine slows both; medians count.
 
     python scripts/benchmark_model.py --repetitions 5 --output benchmark.json

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     ) as session:
         if session.run.finished:
             return
-        task, sampled = phase_task(recipe, "phase1", Data(blend, tokenizer, session.run.work / "samples"))
+        task, sampled = phase_task(recipe, "phase1", Data(blend, tokenizer, session.samples))
         model = new_model(recipe, session.machine.device)
         optimizer = adamw(model, recipe.pretrain.optimizer)
         train(session.run, task, model, optimizer, session.machine, session.mirror)

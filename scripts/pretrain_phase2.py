@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     ) as session:
         if session.run.finished:
             return
-        task, sampled = phase_task(recipe, "phase2", Data(blend, tokenizer, session.run.work / "samples"))
+        task, sampled = phase_task(recipe, "phase2", Data(blend, tokenizer, session.samples))
         model = carry_on(recipe, before, session.machine.device)
         optimizer = adamw(model, recipe.pretrain.optimizer)
         carry_on_optimizer(optimizer, before)

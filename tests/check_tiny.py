@@ -32,7 +32,8 @@ def figures(results: Path, wall_seconds: float | None) -> list[tuple[str, float,
     for dataset, value in after.items():
         found.append((f"phase 2 bits per byte of {dataset}, against the start", value, "<=", 0.75 * before[dataset]))
     for dataset, measured in base["bits_per_byte"].items():
-        found.append((f"base bits per byte of {dataset}, against a unigram", measured["model"], "<", measured["unigram"]))
+        pair = (measured["model"], "<", measured["unigram"])
+        found.append((f"base bits per byte of {dataset}, against a unigram", *pair))
     found.append(("share of SFT chats that finish and are well formed", sft["chats"]["mean"], ">=", 0.90))
     found.append(("environments that RLVR raises with disjoint intervals", raised(sft, rlvr), ">=", 2.0))
     found.append(("environments that RLVR lowers with disjoint intervals", raised(rlvr, sft), "<=", 0.0))

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from test_model_parity import CONFIG, trained_looking
-from test_model_sequence import amplified
 
 from nano3.errors import UserError
 from nano3.model import generate as module
 from nano3.model.generate import generate, prefill, sample, stream
+from test_model_parity import CONFIG, trained_looking
+from test_model_sequence import amplified
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], list(range(40)), [8, 8, 8]]
 

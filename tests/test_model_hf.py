@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from test_model_parity import CONFIG, trained_looking
 
 from nano3.errors import UserError
 from nano3.model import hf
 from nano3.model.generate import generate
 from nano3.model.nemotron_h import NemotronH, cast
+from test_model_parity import CONFIG, trained_looking
 
 transformers = pytest.importorskip("transformers")
 
@@ -69,7 +69,7 @@ def test_save_and_load_give_back_the_same_bits_and_the_same_config(saved):
 
 
 def test_saving_twice_writes_the_same_bytes(saved, tmp_path):
-    model, directory = saved
+    _model, directory = saved
     hf.save(hf.load(directory), tmp_path, bos=1, eos=2, pad=0, generation_eos=11)
     for file in ("config.json", "generation_config.json", "model.safetensors"):
         assert (tmp_path / file).read_bytes() == (directory / file).read_bytes()

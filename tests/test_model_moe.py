@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_model_parity import CONFIG, trained_looking
 
 from nano3.model import moe
 from nano3.model.moe import Experts, Router, dense_experts
+from test_model_parity import CONFIG, trained_looking
 
 
 def layer(kind, seed: int = 0):

@@ -1,12 +1,14 @@
 """What flows along a sequence and what must not: chunks, recurrence, cache, document boundaries."""
 
+import itertools
+
 import pytest
 import torch
-from test_model_parity import CONFIG, trained_looking
 
 from nano3.model.cache import empty_cache
 from nano3.model.nemotron_h import NemotronH
 from nano3.model.scan import find_boundaries, scan_backward, scan_forward
+from test_model_parity import CONFIG, trained_looking
 
 TOLERANCE = 1e-5  # of logits, relative to the largest where that exceeds one
 CUTS = [0, 5, 16, 17, 37, 50]  # inside a chunk, at a chunk's edge, a document of one token, across two edges
@@ -36,7 +38,7 @@ def ids():
 
 
 def doc_ids_of(cuts: list[int], rows: int) -> torch.Tensor:
-    lengths = torch.tensor([stop - start for start, stop in zip(cuts, cuts[1:], strict=False)])
+    lengths = torch.tensor([stop - start for start, stop in itertools.pairwise(cuts)])
     return torch.repeat_interleave(torch.arange(len(lengths)), lengths).expand(rows, -1)
 
 
@@ -107,7 +109,7 @@ def test_a_text_may_be_read_into_the_cache_in_pieces_of_any_length(model, ids):
 def test_state_never_crosses_a_document_boundary(model, ids):
     with torch.no_grad():
         packed = model(ids, doc_ids=doc_ids_of(CUTS, 3))
-        alone = torch.cat([model(ids[:, a:b]) for a, b in zip(CUTS, CUTS[1:], strict=False)], 1)
+        alone = torch.cat([model(ids[:, a:b]) for a, b in itertools.pairwise(CUTS)], 1)
         assert difference(packed, alone) <= TOLERANCE
         assert difference(packed, model(ids)) > 1e-3
 
@@ -118,7 +120,7 @@ def test_rows_may_have_different_boundaries(model, ids):
     with torch.no_grad():
         packed = model(ids, doc_ids=doc_ids)
         for row, own in enumerate(cuts):
-            alone = [model(ids[row : row + 1, a:b]) for a, b in zip(own, own[1:], strict=False)]
+            alone = [model(ids[row : row + 1, a:b]) for a, b in itertools.pairwise(own)]
             assert difference(packed[row], torch.cat(alone, 1)[0]) <= TOLERANCE
 
 
@@ -137,7 +139,7 @@ def test_gradients_never_cross_a_document_boundary(model, ids):
         return {name: p.grad.clone() for name, p in model.named_parameters()}
 
     packed = gradients(lambda: model(ids, doc_ids=doc_ids_of(CUTS, 3)))
-    alone = gradients(lambda: torch.cat([model(ids[:, a:b]) for a, b in zip(CUTS, CUTS[1:], strict=False)], 1))
+    alone = gradients(lambda: torch.cat([model(ids[:, a:b]) for a, b in itertools.pairwise(CUTS)], 1))
     worst = {name: relative(packed[name], alone[name]) for name in packed}
     assert {name: value for name, value in worst.items() if not value <= 5e-5} == {}
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from test_model_parity import CONFIG
 
 from nano3.model import size
 from nano3.model.cache import empty_cache
 from nano3.model.config import ModelConfig
 from nano3.model.nemotron_h import NemotronH
+from test_model_parity import CONFIG
 
 NANO3 = ModelConfig(
     vocab_size=131072,

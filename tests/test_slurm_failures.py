@@ -7,7 +7,7 @@ import time
 import pytest
 
 from slurm import cluster
-from slurm.site import Site, skip_without_slurm, wait_for
+from slurm.site import PATIENCE, Site, skip_without_slurm, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.workflow]
 
@@ -64,7 +64,7 @@ def steps_done(site):
 
 def finish(site, snakemake, jobs=1):
     """Wait for Snakemake; the training must have resumed, in `jobs` jobs, and made the undisturbed weights."""
-    output, _ = snakemake.communicate(timeout=500)
+    output, _ = snakemake.communicate(timeout=500 * PATIENCE)
     assert snakemake.returncode == 0, output[-4000:]
     assert len(re.findall("has been submitted with SLURM jobid", output)) == jobs, output
     assert "resuming from step" in log_of_jobs(site)
@@ -94,10 +94,10 @@ def test_slurms_warning_before_the_time_limit_makes_a_chain_of_one_job(site):
 def test_a_real_time_limit_is_announced_saved_and_survived(site):
     recipe = site.path / "config/recipes/endure.yaml"
     text = recipe.read_text()
-    recipe.write_text(text.replace("runtime_minutes: 10", "runtime_minutes: 1"))
+    recipe.write_text(text.replace("runtime_minutes: 60", "runtime_minutes: 1"))
     try:
         snakemake, _ = start(site, steps=1, NANO3_SAVE_SECONDS="30")
-        output, _ = snakemake.communicate(timeout=550)
+        output, _ = snakemake.communicate(timeout=550 * PATIENCE)
         assert snakemake.returncode == 0, output[-4000:]
         assert (site.path / MODEL / "model.safetensors").read_bytes() == site.undisturbed
     finally:
@@ -127,7 +127,7 @@ def test_ctrl_c_cancels_the_jobs_and_the_next_run_resumes(site):
     snakemake, job = start(site)
     snakemake.send_signal(signal.SIGINT)
     wait_for("the end of the job", lambda: job not in site.slurm("squeue", "--noheader", "--format=%i").split(), 60)
-    snakemake.communicate(timeout=240)
+    snakemake.communicate(timeout=240 * PATIENCE)
     assert snakemake.returncode != 0
     finish(site, site.start("snakemake", "--profile", "slurm", *TRAIN))
 

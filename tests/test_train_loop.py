@@ -12,7 +12,7 @@ from nano3.model.config import ModelConfig
 from nano3.model.nemotron_h import NemotronH
 from nano3.recipe import load_recipe
 from nano3.recipe.training import Balance, Optimizer
-from nano3.train.loop import Machine, Task, _expert_load, optimizer_step
+from nano3.train.loop import Machine, Task, expert_load, optimizer_step
 from nano3.train.loss import BLOCK_LOGITS, cross_entropies, summed_cross_entropy
 from nano3.train.optimizer import adamw, clip, flat_gradients, load_state, save_state, set_learning_rate
 from nano3.train.pretrain import next_token_batch, plan_lengths
@@ -208,7 +208,7 @@ def test_the_expert_bias_moves_against_the_load():
     model = toy_model().train()
     model.hidden(toy_batch()["input_ids"]).sum().backward()
     counts = model.expert_counts().clone()
-    load = _expert_load(model, 0.5, machine().world, shares=True)
+    load = expert_load(model, 0.5, machine().world, shares=True)
     assert load["max_violation_by_layer"] == pytest.approx((counts.amax(-1) / counts.double().mean(-1) - 1).tolist())
     assert load["max_violation"] == max(load["max_violation_by_layer"])
     assert sum(load["expert_shares"][0]) == pytest.approx(1)
@@ -227,7 +227,7 @@ def test_training_evens_out_the_load_of_experts():
     violations = []
     for _ in range(30):
         optimizer_step(model, optimizer, gradients, task, 0, machine())
-        violations.append(_expert_load(model, 0.01, machine().world, shares=False)["max_violation"])
+        violations.append(expert_load(model, 0.01, machine().world, shares=False)["max_violation"])
     assert violations[-1] < 0.5 * violations[0]
 
 

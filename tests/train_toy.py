@@ -151,7 +151,7 @@ def _write_tokens(results, name, tokenizer):
     with building(results / "data/tokens" / name / "0", kind="tokens", config=config, inputs=inputs) as artifact:
         counts = {"tokens": {}, "bytes": {}}
         for seed, (split, count) in enumerate({"train": 200, "valid": 30, "test": 2}.items()):
-            rows = [tokenizer.encode(text).ids + [EOS] for text in documents(name, count, seed)]
+            rows = [[*tokenizer.encode(text).ids, EOS] for text in documents(name, count, seed)]
             with IndexedWriter(artifact.path / split, np.uint16) as writer:
                 for row in rows:
                     writer.add(row)

@@ -6,7 +6,8 @@
     y = sum over chosen e of weight_e f_e(x)  +  f_shared(x)     f(x) = W_down relu(W_up x)^2
 
 Load is balanced without touching the loss: after each step the bias of an expert that got more than its share of tokens
-goes down by a fixed rate, that of the others up (DeepSeek-V3, section 2.1.2). A small balance loss per sequence comes on top.
+goes down by a fixed rate, that of the others up (DeepSeek-V3, section 2.1.2). A small balance loss per sequence comes
+on top.
 
 N tokens, D residual width, E experts, k experts per token, F expert width; S = N*k slots, a slot being one
 token at one of its experts. Both expert matrices are stored [E, F, D], so that all experts together are one

@@ -1,7 +1,7 @@
 """RMSNorm (Zhang and Sennrich 2019), plain and gated, with hand-written backward passes.
 
-Passes over memory are what a small model on a CPU pays for; composed from single operations, autograd would make twice as
-many and keep five tensors where two do. Everything is computed in float32.
+Passes over memory are what a small model on a CPU pays for; composed from single operations, autograd would make
+twice as many and keep five tensors where two do. Everything is computed in float32.
 
 D width, g groups of D/g channels, each with its own root mean square.
 """

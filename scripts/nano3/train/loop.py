@@ -98,7 +98,7 @@ def train(
             measured, trained = optimizer_step(model, optimizer, gradients, task, step, machine)
             step, tokens = step + 1, tokens + trained
             validates = step % task.validation_interval == 0 or step == task.steps
-            measured |= _expert_load(model, task.balance.bias_update_rate, world, shares=validates)
+            measured |= expert_load(model, task.balance.bias_update_rate, world, shares=validates)
             tracker.train(
                 {"step": step, "tokens": tokens, **measured},
                 seconds=time.perf_counter() - began,
@@ -165,7 +165,7 @@ def optimizer_step(
     return metrics, rows * batch["input_ids"].shape[1]
 
 
-def _expert_load(model: NemotronH, bias_update_rate: float, world: World, *, shares: bool) -> dict[str, Any]:
+def expert_load(model: NemotronH, bias_update_rate: float, world: World, *, shares: bool) -> dict[str, Any]:
     """Move the expert bias by the counts of the whole global batch; returns how uneven the load was.
 
     max_violation: (largest load - mean load) / mean load, of the worst layer; 0 is perfect balance

@@ -15,7 +15,7 @@ from nano3.data.blend import read_blend
 from nano3.data.pretrain_samples import PretrainSamples, valid_sets
 from nano3.errors import UserError
 from nano3.recipe import Recipe
-from nano3.recipe.training import Validation
+from nano3.recipe.training import Pretrain, Validation
 from nano3.train.loop import Task
 from nano3.train.schedule import warmup_stable_decay
 from nano3.train.validation import Batch, ValidationSet, bytes_of_tokens
@@ -31,11 +31,11 @@ class Data:
 
 
 def phase_task(recipe: Recipe, phase: str, data: Data) -> tuple[Task, dict]:
-    """The task of "phase1" or "phase2", which share one learning-rate schedule; and the tokens it samples of each data set."""
+    """The task of "phase1" or "phase2", which share one schedule; and the tokens it samples of each data set."""
     pretrain = recipe.pretrain
     rows, length = pretrain.global_batch_size, pretrain.sequence_length
-    before = 0 if phase == "phase1" else pretrain.phase1.tokens
-    steps = math.ceil(getattr(pretrain, phase).tokens / (rows * length))
+    steps = phase_steps(pretrain, phase)
+    before = 0 if phase == "phase1" else phase_steps(pretrain, "phase1") * rows * length
     samples = PretrainSamples(data.blend, "train", length, steps * rows, derived_seed(recipe.seed, phase), data.cache)
     eos = read_blend(data.blend).eos_id
 
@@ -62,8 +62,9 @@ def phase_task(recipe: Recipe, phase: str, data: Data) -> tuple[Task, dict]:
 
 
 def long_context_task(recipe: Recipe, data: Data) -> tuple[Task, dict]:
-    """The task of the long-context stage, where every step has one length; and the tokens of each length by data set."""
-    stage = recipe.pretrain.long_context
+    """The long-context task, in which every step has one length; and the tokens of each length by data set."""
+    pretrain, stage = recipe.pretrain, recipe.pretrain.long_context
+    steps_before = phase_steps(pretrain, "phase1") + phase_steps(pretrain, "phase2")
     plan = plan_lengths(stage.lengths, stage.tokens, max(stage.lengths) * stage.global_batch_size)
     eos = read_blend(data.blend).eos_id
     samples = {
@@ -81,7 +82,7 @@ def long_context_task(recipe: Recipe, data: Data) -> tuple[Task, dict]:
     def batch(step: int, first: int, count: int) -> Batch:
         here = plan[step]
         tokens = read(samples[here.length], here.first + first, count)
-        return next_token_batch(tokens, eos, recipe.pretrain.isolate_documents)
+        return next_token_batch(tokens, eos, pretrain.isolate_documents)
 
     task = Task(
         stage="pretrain/long_context",
@@ -89,14 +90,19 @@ def long_context_task(recipe: Recipe, data: Data) -> tuple[Task, dict]:
         rows=lambda step: plan[step].rows,
         batch=batch,
         learning_rate=lambda step: stage.learning_rate,
-        balance=recipe.pretrain.balance,
-        gradient_clip=recipe.pretrain.optimizer.gradient_clip,
+        balance=pretrain.balance,
+        gradient_clip=pretrain.optimizer.gradient_clip,
         validation=validation_sets(recipe, data.blend, sorted(stage.lengths), stage.validation),
         validation_interval=stage.validation.interval,
         token_bytes=bytes_of_tokens(tokenizers.load(data.tokenizer), recipe.model.vocab_size),
-        tokens_before=recipe.pretrain.phase1.tokens + recipe.pretrain.phase2.tokens,
+        tokens_before=steps_before * pretrain.global_batch_size * pretrain.sequence_length,
     )
     return task, {str(length): samples[length].sampled_tokens() for length in sorted(samples)}
+
+
+def phase_steps(pretrain: Pretrain, phase: str) -> int:
+    """Steps of "phase1" or "phase2": whole batches, so the last one may exceed the phase's tokens."""
+    return math.ceil(getattr(pretrain, phase).tokens / (pretrain.global_batch_size * pretrain.sequence_length))
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,6 @@ def next_token_batch(tokens: Tensor, eos: int, isolate_documents: bool) -> Batch
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed below 2**31 of its own for every purpose, so that phases don't draw the same documents in the same order."""
+    """A seed below 2**31 of its own for every purpose: phases must not draw the same documents in the same order."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "little") >> 1

@@ -1,4 +1,4 @@
-"""Opening and closing a training stage: processes, hardware, the stage's life, the W&B mirror, and what it publishes."""
+"""Opening and closing a training stage: processes, hardware, the stage's life, the W&B mirror, the published model."""
 
 import random
 import shutil
@@ -37,6 +37,11 @@ class Session:
     machine: Machine
     mirror: Any = None  # the W&B run, or None
     mirror_id: str | None = None
+
+    @property
+    def samples(self) -> Path:
+        """Directory for the indices of sampled sequences; `publish` removes it."""
+        return self.run.work / "samples"
 
 
 @contextmanager
@@ -155,6 +160,7 @@ def publish(
     measured |= {"parameters": {"total": size.total, "active": size.active}, **(statistics or {})}
     run.publish(payload, statistics=measured, provenance=speed | {"wandb_run": session.mirror_id})
     run.finished = True
+    shutil.rmtree(session.samples, ignore_errors=True)
     say(
         f"[{run.name}] published {run.output}: {measured['steps']} steps, {short(measured['tokens'])} tokens,"
         f" {short(speed['tokens_per_second'])} tok/s"
