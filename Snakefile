@@ -21,6 +21,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    blend,
     report,
     lineage,
     drift,

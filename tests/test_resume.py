@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from nano3.artifacts import read_manifest, verify
 from train_toy import BEFORE, OUTPUTS, ROOT, arguments, script_main, toy_world
@@ -120,7 +120,7 @@ def test_a_stage_asked_to_stop_saves_exits_75_and_goes_on_to_the_same_bytes():
 
 
 def test_two_processes_train_the_same_model_as_one():
-    expected = load_file_of(straight("pretrain_phase1"))
+    expected = load(straight("pretrain_phase1")["model.safetensors"])
     forget("pretrain_phase1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -130,15 +130,10 @@ def test_two_processes_train_the_same_model_as_one():
     for process in processes:
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == 0, printed
-    trained = load_file_of(result("pretrain_phase1"))
+    trained = load(result("pretrain_phase1")["model.safetensors"])
     forget("pretrain_phase1")
     for name, value in expected.items():
         torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def load_file_of(found):
-    Path("compared.safetensors").write_bytes(found["model.safetensors"])
-    return load_file("compared.safetensors")
 
 
 def test_a_finished_stage_is_published_again_without_training(capsys):

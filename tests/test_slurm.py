@@ -39,7 +39,7 @@ def test_the_main_command_makes_the_final_model_and_every_job_goes_through_sbatc
     assert (site.path / FINAL / "model.safetensors").stat().st_size > 0
     submitted = re.findall(r"has been submitted with SLURM jobid (\d+)", output)
     planned = dict(re.findall(r"^(\w+) +(\d+)$", output.split("Job stats:")[1].split("\n\n")[0], re.M))
-    local = {"report", "lineage", "total"}
+    local = {"blend", "report", "lineage", "total"}
     assert len(submitted) == sum(int(count) for rule, count in planned.items() if rule not in local)
     jobs = states(site)
     assert {jobs[job][0] for job in submitted} == {"COMPLETED"}
@@ -89,9 +89,7 @@ def test_a_second_invocation_submits_nothing(built):
 def test_a_wrong_setting_is_named_within_thirty_seconds_and_nothing_is_submitted(site, environment, expected):
     if "SLURM_CONF" in environment:  # the test's commands know their cluster; take Slurm's own
         environment |= {"PATH": site.environment["PATH"].replace(str(site.path.parent / "cluster" / "bin"), "/nowhere")}
-    output = site.snakemake(
-        "results/tiny/rl/final", "results/cluster/sft/model", check=False, timeout=30, **environment
-    )
+    output = site.snakemake("results/alone/sft/model", check=False, timeout=30, **environment)
     for text in expected:
         assert text in output
     assert "has been submitted" not in output

@@ -79,11 +79,11 @@ def load_state(optimizer: torch.optim.Optimizer, file: Path) -> None:
 
     if not file.is_file():
         raise UserError(f"{file} does not exist; expected the optimizer state of the stage before")
-    saved = load_file(file)
+    saved = load_file(file)  # maps the file; the copies below outlive it
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(_named(optimizer)):
         try:
-            state[index] = {key: saved.pop(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            state[index] = {key: saved.pop(f"{name}.{key}").clone() for key in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as missing:
             raise UserError(f"{file} has no {missing}: it belongs to another model") from None
         if state[index]["exp_avg"].shape != parameter.shape:
