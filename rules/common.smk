@@ -67,10 +67,12 @@ def stop_unless_machine_fits():
     """Before the first job: an error that says what a recipe needs and this machine lacks."""
     if workflow.remote_exec or not workflow.is_main_process:
         return
-    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    for name in sorted(
-        {job.wildcards.recipe for job in jobs if "recipe" in job.wildcards.keys()}
-    ):
+    jobs = workflow.dag.needrun_jobs()
+    heavy = [job for job in jobs if job.rule.name not in workflow._localrules]
+    recipes = {
+        job.wildcards.recipe for job in heavy if "recipe" in job.wildcards.keys()
+    }
+    for name in sorted(recipes):
         found = problems(recipe_named(name), name, on_cluster=workflow.non_local_exec)
         if found:
             raise WorkflowError("\n".join(found))

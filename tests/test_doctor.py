@@ -69,7 +69,7 @@ def test_a_machine_without_slurm_is_told_to_use_a_login_node(monkeypatch, tmp_pa
 
 
 def test_a_controller_that_does_not_answer_is_an_error_within_seconds(commands, monkeypatch):
-    monkeypatch.setattr(slurm, "SECONDS", 0.3)
+    monkeypatch.setattr(slurm, "PING_SECONDS", 0.3)
     commands(scontrol="exec sleep 20")
     assert "SLURM_CONF" in slurm.controller_problem()
     commands(scontrol="echo 'Slurmctld(primary) at head is DOWN'")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nano3.errors import UserError
 
-SECONDS = 10  # longest wait for an answer; commands hang for minutes when the controller is away
+# Longest waits for an answer; commands hang for minutes when the controller is away, which a ping finds out.
+SECONDS, PING_SECONDS = 20, 5
 SITE = "profiles/README.md"
 
 
@@ -24,16 +25,16 @@ class ClusterJob:
     work: str
 
 
-def ask(*command: str) -> str:
+def ask(*command: str, seconds: float = SECONDS) -> str:
     """Standard output of a Slurm command. Raises UserError when there is none, it fails or it hangs."""
     if shutil.which(command[0]) is None:
         raise UserError(
             f"{command[0]} is not on PATH; run this on a login node of the cluster (often after: module load slurm)"
         )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(f"{shlex.join(command)} got no answer within {SECONDS} s") from None
+        raise UserError(f"{shlex.join(command)} got no answer within {seconds} s") from None
     if done.returncode:
         raise UserError(f"{shlex.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -42,7 +43,7 @@ def ask(*command: str) -> str:
 def controller_problem() -> str | None:
     """Why Slurm can't be talked to, or None."""
     try:
-        answer = ask("scontrol", "ping")
+        answer = ask("scontrol", "ping", seconds=PING_SECONDS)
     except UserError as error:
         answer = str(error)
     if " UP" in answer:

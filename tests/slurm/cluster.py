@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
@@ -108,14 +109,13 @@ def start_node(root: Path, name: str) -> None:
 
 
 def kill_node(root: Path, name: str) -> None:
-    """Kill a node's daemon as a power failure would, with every process of its jobs; Slurm notices by itself."""
-    pid = int((root / "run" / f"slurmd-{name}.pid").read_text())
-    spool = f"{root.resolve()}/spool/{name}"
-    steps = [int(line.split()[0]) for line in _processes() if "slurmstepd" in line or spool in line]
-    os.kill(pid, signal.SIGKILL)
-    for step in steps:
-        if _environment_of(step).get("SLURMD_NODENAME", name) == name:
-            _kill_tree(step)
+    """Kill a node's daemon and everything that runs on it, as a power failure would; Slurm notices by itself."""
+    jobs = [pid for pid in _processes() if _runs_on(pid, root.resolve(), name)]
+    steps = {parent for parent in map(_parent, jobs) if _name(parent) == "slurmstepd"}
+    daemon = int((root / "run" / f"slurmd-{name}.pid").read_text())
+    for pid in (daemon, *steps, *jobs):  # the steps before their jobs, or they would report their end
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def down(root: Path, *, purge: bool = False) -> None:
@@ -235,27 +235,32 @@ def _stop(file: Path) -> None:
     file.unlink(missing_ok=True)
 
 
-def _processes() -> list[str]:
-    return subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _environment_of(pid: int) -> dict[str, str]:
+def _runs_on(pid: int, root: Path, node: str) -> bool:
+    """Whether a process belongs to a job on a node of the cluster below `root`."""
     try:
-        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return {}
-    return dict(entry.decode().split("=", 1) for entry in entries if b"=" in entry)
+        return False
+    variables = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+    return variables.get("SLURMD_NODENAME") == node and str(root / "bin") in variables.get("PATH", "")
 
 
-def _kill_tree(pid: int) -> None:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()] if children.exists() else []
+def _parent(pid: int) -> int:
     try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    for child in found:
-        _kill_tree(child)
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _free_ports(count: int) -> list[int]:
