@@ -13,8 +13,6 @@ from nano3.errors import UserError
 from nano3.preflight import problems
 from nano3.recipe import load_recipe, stages
 
-R = "results/{recipe}"
-
 # Rules call `python`: make that the interpreter that runs Snakemake, also when its environment is not activated.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 

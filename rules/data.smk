@@ -3,12 +3,12 @@
 
 rule raw_shards:
     output:
-        data=directory(R + "/data/raw/{dataset}/{group}"),
-        manifest=R + "/data/raw/{dataset}/{group}/manifest.json",
+        data=directory("results/{recipe}/data/raw/{dataset}/{group}"),
+        manifest="results/{recipe}/data/raw/{dataset}/{group}/manifest.json",
     log:
-        R + "/logs/raw_shards/{dataset}.{group}.log",
+        "results/{recipe}/logs/raw_shards/{dataset}.{group}.log",
     benchmark:
-        R + "/benchmarks/raw_shards/{dataset}.{group}.tsv"
+        "results/{recipe}/benchmarks/raw_shards/{dataset}.{group}.tsv"
     threads: threads_of("data")
     resources:
         **resources_of("data"),
@@ -27,15 +27,15 @@ rule raw_shards:
 
 rule tokenize_shards:
     input:
-        raw=R + "/data/raw/{dataset}/{group}/manifest.json",
-        tokenizer=R + "/tokenizer/manifest.json",
+        raw="results/{recipe}/data/raw/{dataset}/{group}/manifest.json",
+        tokenizer="results/{recipe}/tokenizer/manifest.json",
     output:
-        data=directory(R + "/data/tokens/{dataset}/{group}"),
-        manifest=R + "/data/tokens/{dataset}/{group}/manifest.json",
+        data=directory("results/{recipe}/data/tokens/{dataset}/{group}"),
+        manifest="results/{recipe}/data/tokens/{dataset}/{group}/manifest.json",
     log:
-        R + "/logs/tokenize_shards/{dataset}.{group}.log",
+        "results/{recipe}/logs/tokenize_shards/{dataset}.{group}.log",
     benchmark:
-        R + "/benchmarks/tokenize_shards/{dataset}.{group}.tsv"
+        "results/{recipe}/benchmarks/tokenize_shards/{dataset}.{group}.tsv"
     threads: threads_of("data")
     resources:
         **resources_of("data"),
@@ -57,12 +57,12 @@ rule blend:
             wildcards, blend_datasets(wildcards, wildcards.phase), "tokens"
         ),
     output:
-        data=directory(R + "/data/blend/{phase}"),
-        manifest=R + "/data/blend/{phase}/manifest.json",
+        data=directory("results/{recipe}/data/blend/{phase}"),
+        manifest="results/{recipe}/data/blend/{phase}/manifest.json",
     log:
-        R + "/logs/blend/{phase}.log",
+        "results/{recipe}/logs/blend/{phase}.log",
     benchmark:
-        R + "/benchmarks/blend/{phase}.tsv"
+        "results/{recipe}/benchmarks/blend/{phase}.tsv"
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.blend_config(

@@ -19,15 +19,15 @@ def pretraining_tokens(wildcards):
 rule evaluate:
     input:
         model=evaluated_model,
-        prompts=R + "/rl/prompts/manifest.json",
+        prompts="results/{recipe}/rl/prompts/manifest.json",
         tokens=pretraining_tokens,
     output:
-        data=directory(R + "/evaluation/{model}"),
-        manifest=R + "/evaluation/{model}/manifest.json",
+        data=directory("results/{recipe}/evaluation/{model}"),
+        manifest="results/{recipe}/evaluation/{model}/manifest.json",
     log:
-        R + "/logs/evaluate/{model}.log",
+        "results/{recipe}/logs/evaluate/{model}.log",
     benchmark:
-        R + "/benchmarks/evaluate/{model}.tsv"
+        "results/{recipe}/benchmarks/evaluate/{model}.tsv"
     threads: threads_of("evaluation")
     resources:
         **resources_of("evaluation"),

@@ -3,19 +3,19 @@
 
 rule final:
     input:
-        model=R + "/rl/rlvr1/manifest.json",
+        model="results/{recipe}/rl/rlvr1/manifest.json",
         stages=stage_manifests,
         evaluations=evaluation_manifests,
         # Not read: whoever asks for the model also gets the page that shows how it came to be.
-        report=R + "/report.html",
-        lineage=R + "/lineage.json",
+        report="results/{recipe}/report.html",
+        lineage="results/{recipe}/lineage.json",
     output:
-        model=directory(R + "/rl/final"),
-        manifest=R + "/rl/final/manifest.json",
+        model=directory("results/{recipe}/rl/final"),
+        manifest="results/{recipe}/rl/final/manifest.json",
     log:
-        R + "/logs/final.log",
+        "results/{recipe}/logs/final.log",
     benchmark:
-        R + "/benchmarks/final.tsv"
+        "results/{recipe}/benchmarks/final.tsv"
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.final_config(recipe_of(wildcards)),

@@ -3,15 +3,15 @@
 
 rule pretrain_phase1:
     input:
-        blend=R + "/data/blend/phase1/manifest.json",
-        tokenizer=R + "/tokenizer/manifest.json",
+        blend="results/{recipe}/data/blend/phase1/manifest.json",
+        tokenizer="results/{recipe}/tokenizer/manifest.json",
     output:
-        model=directory(R + "/pretrain/phase1"),
-        manifest=R + "/pretrain/phase1/manifest.json",
+        model=directory("results/{recipe}/pretrain/phase1"),
+        manifest="results/{recipe}/pretrain/phase1/manifest.json",
     log:
-        R + "/logs/pretrain_phase1.log",
+        "results/{recipe}/logs/pretrain_phase1.log",
     benchmark:
-        R + "/benchmarks/pretrain_phase1.tsv"
+        "results/{recipe}/benchmarks/pretrain_phase1.tsv"
     threads: threads_of("pretrain")
     resources:
         **resources_of("pretrain"),
@@ -28,16 +28,16 @@ rule pretrain_phase1:
 
 rule pretrain_phase2:
     input:
-        model=R + "/pretrain/phase1/manifest.json",
-        blend=R + "/data/blend/phase2/manifest.json",
-        tokenizer=R + "/tokenizer/manifest.json",
+        model="results/{recipe}/pretrain/phase1/manifest.json",
+        blend="results/{recipe}/data/blend/phase2/manifest.json",
+        tokenizer="results/{recipe}/tokenizer/manifest.json",
     output:
-        model=directory(R + "/pretrain/phase2"),
-        manifest=R + "/pretrain/phase2/manifest.json",
+        model=directory("results/{recipe}/pretrain/phase2"),
+        manifest="results/{recipe}/pretrain/phase2/manifest.json",
     log:
-        R + "/logs/pretrain_phase2.log",
+        "results/{recipe}/logs/pretrain_phase2.log",
     benchmark:
-        R + "/benchmarks/pretrain_phase2.tsv"
+        "results/{recipe}/benchmarks/pretrain_phase2.tsv"
     threads: threads_of("pretrain")
     resources:
         **resources_of("pretrain"),
@@ -54,16 +54,16 @@ rule pretrain_phase2:
 
 rule pretrain_long_context:
     input:
-        model=R + "/pretrain/phase2/manifest.json",
-        blend=R + "/data/blend/long_context/manifest.json",
-        tokenizer=R + "/tokenizer/manifest.json",
+        model="results/{recipe}/pretrain/phase2/manifest.json",
+        blend="results/{recipe}/data/blend/long_context/manifest.json",
+        tokenizer="results/{recipe}/tokenizer/manifest.json",
     output:
-        model=directory(R + "/pretrain/long_context"),
-        manifest=R + "/pretrain/long_context/manifest.json",
+        model=directory("results/{recipe}/pretrain/long_context"),
+        manifest="results/{recipe}/pretrain/long_context/manifest.json",
     log:
-        R + "/logs/pretrain_long_context.log",
+        "results/{recipe}/logs/pretrain_long_context.log",
     benchmark:
-        R + "/benchmarks/pretrain_long_context.tsv"
+        "results/{recipe}/benchmarks/pretrain_long_context.tsv"
     threads: threads_of("long_context")
     resources:
         **resources_of("long_context"),

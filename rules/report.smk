@@ -38,11 +38,11 @@ rule report:
         evaluations=evaluation_manifests,
         data=data_manifests,
     output:
-        report=R + "/report.html",
+        report="results/{recipe}/report.html",
     log:
-        R + "/logs/report.log",
+        "results/{recipe}/logs/report.log",
     benchmark:
-        R + "/benchmarks/report.tsv"
+        "results/{recipe}/benchmarks/report.tsv"
     params:
         recipe=recipe_file,
         code=code_version("report"),
@@ -59,9 +59,9 @@ rule lineage:
         evaluations=evaluation_manifests,
         data=data_manifests,
     output:
-        lineage=R + "/lineage.json",
+        lineage="results/{recipe}/lineage.json",
     log:
-        R + "/logs/lineage.log",
+        "results/{recipe}/logs/lineage.log",
     params:
         recipe=recipe_file,
         code=code_version("lineage"),
@@ -73,9 +73,9 @@ rule lineage:
 
 rule drift:
     output:
-        drift=R + "/drift.txt",
+        drift="results/{recipe}/drift.txt",
     log:
-        R + "/logs/drift.log",
+        "results/{recipe}/logs/drift.log",
     params:
         recipe=recipe_file,
         code=code_version(),
@@ -87,9 +87,9 @@ rule drift:
 
 rule estimate:
     output:
-        estimate=R + "/estimate.txt",
+        estimate="results/{recipe}/estimate.txt",
     log:
-        R + "/logs/estimate.log",
+        "results/{recipe}/logs/estimate.log",
     params:
         recipe=recipe_file,
         config=lambda wildcards: recipe_of(wildcards).model_dump(mode="json"),
@@ -102,9 +102,9 @@ rule estimate:
 
 rule dag:
     output:
-        picture=R + "/dag.svg",
+        picture="results/{recipe}/dag.svg",
     log:
-        R + "/logs/dag.log",
+        "results/{recipe}/logs/dag.log",
     params:
         recipe=recipe_file,
         config=lambda wildcards: recipe_of(wildcards).model_dump(mode="json"),

@@ -9,14 +9,14 @@ def rl_datasets(wildcards):
 rule rl_prompts:
     input:
         raw=lambda wildcards: groups_of(wildcards, rl_datasets(wildcards), "raw"),
-        tokenizer=R + "/tokenizer/manifest.json",
+        tokenizer="results/{recipe}/tokenizer/manifest.json",
     output:
-        data=directory(R + "/rl/prompts"),
-        manifest=R + "/rl/prompts/manifest.json",
+        data=directory("results/{recipe}/rl/prompts"),
+        manifest="results/{recipe}/rl/prompts/manifest.json",
     log:
-        R + "/logs/rl_prompts.log",
+        "results/{recipe}/logs/rl_prompts.log",
     benchmark:
-        R + "/benchmarks/rl_prompts.tsv"
+        "results/{recipe}/benchmarks/rl_prompts.tsv"
     threads: threads_of("data")
     resources:
         **resources_of("data"),
@@ -33,15 +33,15 @@ rule rl_prompts:
 
 rule rlvr1:
     input:
-        model=R + "/sft/model/manifest.json",
-        prompts=R + "/rl/prompts/manifest.json",
+        model="results/{recipe}/sft/model/manifest.json",
+        prompts="results/{recipe}/rl/prompts/manifest.json",
     output:
-        model=directory(R + "/rl/rlvr1"),
-        manifest=R + "/rl/rlvr1/manifest.json",
+        model=directory("results/{recipe}/rl/rlvr1"),
+        manifest="results/{recipe}/rl/rlvr1/manifest.json",
     log:
-        R + "/logs/rlvr1.log",
+        "results/{recipe}/logs/rlvr1.log",
     benchmark:
-        R + "/benchmarks/rlvr1.tsv"
+        "results/{recipe}/benchmarks/rlvr1.tsv"
     threads: threads_of("rl")
     resources:
         **resources_of("rl"),

@@ -6,14 +6,14 @@ rule sft_data:
         raw=lambda wildcards: groups_of(
             wildcards, recipe_of(wildcards).sft.data.datasets, "raw"
         ),
-        tokenizer=R + "/tokenizer/manifest.json",
+        tokenizer="results/{recipe}/tokenizer/manifest.json",
     output:
-        data=directory(R + "/sft/data"),
-        manifest=R + "/sft/data/manifest.json",
+        data=directory("results/{recipe}/sft/data"),
+        manifest="results/{recipe}/sft/data/manifest.json",
     log:
-        R + "/logs/sft_data.log",
+        "results/{recipe}/logs/sft_data.log",
     benchmark:
-        R + "/benchmarks/sft_data.tsv"
+        "results/{recipe}/benchmarks/sft_data.tsv"
     threads: threads_of("data")
     resources:
         **resources_of("data"),
@@ -30,15 +30,15 @@ rule sft_data:
 
 rule sft:
     input:
-        model=R + "/pretrain/long_context/manifest.json",
-        data=R + "/sft/data/manifest.json",
+        model="results/{recipe}/pretrain/long_context/manifest.json",
+        data="results/{recipe}/sft/data/manifest.json",
     output:
-        model=directory(R + "/sft/model"),
-        manifest=R + "/sft/model/manifest.json",
+        model=directory("results/{recipe}/sft/model"),
+        manifest="results/{recipe}/sft/model/manifest.json",
     log:
-        R + "/logs/sft.log",
+        "results/{recipe}/logs/sft.log",
     benchmark:
-        R + "/benchmarks/sft.tsv"
+        "results/{recipe}/benchmarks/sft.tsv"
     threads: threads_of("sft")
     resources:
         **resources_of("sft"),

@@ -14,12 +14,12 @@ rule tokenizer:
     input:
         raw=tokenizer_data,
     output:
-        tokenizer=directory(R + "/tokenizer"),
-        manifest=R + "/tokenizer/manifest.json",
+        tokenizer=directory("results/{recipe}/tokenizer"),
+        manifest="results/{recipe}/tokenizer/manifest.json",
     log:
-        R + "/logs/tokenizer.log",
+        "results/{recipe}/logs/tokenizer.log",
     benchmark:
-        R + "/benchmarks/tokenizer.tsv"
+        "results/{recipe}/benchmarks/tokenizer.tsv"
     threads: threads_of("data")
     resources:
         **resources_of("data"),

@@ -45,9 +45,10 @@ def generate(
     """Yield `rows` rows of one family, each with its problem's `key`.
 
     difficulty: (easiest, hardest) level, drawn evenly, or {"level": (easiest, hardest), option: value} with the
-    options of the family's draw. hasty: share of chats whose answer a hasty writer gave. Row i depends on seed, split, difficulty and i alone, and is the same problem in
-    every form. Different splits never share a key; keys repeat within a split where the space is small, see
-    `duplicates`. Raises UserError for an unknown family, form, split, option or level, at the call.
+    options of the family's draw. hasty: share of chats whose answer a hasty writer gave. Row i depends on seed,
+    split, difficulty and i alone, and is the same problem in every form. Different splits never share a key; keys
+    repeat within a split where the space is small, see `duplicates`. Raises UserError for an unknown family, form,
+    split, option or level, at the call.
     """
     if family not in FAMILIES:
         raise UserError(f"unknown task family {family!r}, expected one of {', '.join(FAMILIES)}")
