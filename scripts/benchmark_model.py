@@ -1,8 +1,11 @@
 """Compare the speed of nano3.model with transformers' nemotron_h: same weights, same machine, same run.
 
 Training is forward, cross-entropy, backward and a fused AdamW step, each model with its own loss: ours from hidden
-states as in nano3.train, transformers' from logits. Generation is cached sampling at temperature 1 from
-prompts of equal length without stop tokens. The two take turns, so that a busy machine slows both; medians count.
+states as in nano3.train, transformers' from logits. It is measured in float32, and where this machine has bfloat16
+also as `precision: auto` trains there: float32 weights, products in bfloat16, for both models under the same autocast.
+Generation is cached sampling at temperature 1 from prompts of equal length without stop tokens; where there
+is a C++ compiler also with our compiled decoding step. All take turns, so that a busy machine slows all;
+medians count, and every ratio is to transformers in float32, which is how it runs unless told otherwise.
 
     python scripts/benchmark_model.py --repetitions 5 --output benchmark.json
 """
@@ -17,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+BASELINE = "transformers"
 SHAPE = dict(
     vocab_size=1024,
     hidden_size=128,
@@ -61,16 +65,10 @@ def main(argv: list[str] | None = None) -> dict:
     ours, theirs = both_models(options.recipe)
     results = {
         "training": compare(
-            training_turn(ours, our_loss, options),
-            training_turn(theirs, their_loss, options),
-            tokens=options.batch * options.length * options.steps,
-            repetitions=options.repetitions,
+            training_turns(ours, theirs, options), options.batch * options.length * options.steps, options.repetitions
         ),
         "generation": compare(
-            our_generation_turn(ours, options),
-            their_generation_turn(theirs, options),
-            tokens=options.generate_batch * options.new_tokens,
-            repetitions=options.repetitions,
+            generation_turns(ours, theirs, options), options.generate_batch * options.new_tokens, options.repetitions
         ),
     }
     print(table(results))
@@ -120,8 +118,21 @@ def their_loss(model, ids):
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-def training_turn(model, loss_of: Callable, options) -> Callable[[], None]:
+def training_turns(ours, theirs, options) -> dict[str, Callable[[], None]]:
+    from nano3.train.hardware import has_bfloat16
+
+    turns = {"nano3": training_turn(ours, our_loss, "fp32", options)}
+    turns |= {BASELINE: training_turn(theirs, their_loss, "fp32", options)}
+    if has_bfloat16("cpu"):
+        turns |= {"nano3, bf16": training_turn(ours, our_loss, "bf16", options)}
+        turns |= {f"{BASELINE}, bf16": training_turn(theirs, their_loss, "bf16", options)}
+    return turns
+
+
+def training_turn(model, loss_of: Callable, precision: str, options) -> Callable[[], None]:
     import torch
+
+    from nano3.train.hardware import arithmetic
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids = torch.randint(0, model.config.vocab_size, (options.batch, options.length + 1))
@@ -129,24 +140,36 @@ def training_turn(model, loss_of: Callable, options) -> Callable[[], None]:
     def turn() -> None:
         model.train()
         for _ in range(options.steps):
-            loss_of(model, ids).backward()
+            with arithmetic("cpu", precision):
+                loss = loss_of(model, ids)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
     return turn
 
 
-def our_generation_turn(model, options) -> Callable[[], None]:
+def generation_turns(ours, theirs, options) -> dict[str, Callable[[], None]]:
+    from nano3.model.generate import can_compile
+
+    prompts = random_prompts(ours, options)
+    turns = {"nano3": our_generation_turn(ours, prompts, options, compiled=False)}
+    turns |= {BASELINE: their_generation_turn(theirs, prompts, options)}
+    if can_compile():
+        turns |= {"nano3, compiled": our_generation_turn(ours, prompts, options, compiled=True)}
+    return turns
+
+
+def our_generation_turn(model, prompts, options, *, compiled: bool) -> Callable[[], None]:
     from nano3.model.generate import generate
 
-    prompts = random_prompts(model, options).tolist()
-    return lambda: generate(model, prompts, max_new_tokens=options.new_tokens, stop_ids=(), seed=0)
+    prompts = prompts.tolist()
+    return lambda: generate(model, prompts, max_new_tokens=options.new_tokens, stop_ids=(), seed=0, compiled=compiled)
 
 
-def their_generation_turn(model, options) -> Callable[[], None]:
+def their_generation_turn(model, prompts, options) -> Callable[[], None]:
     import torch
 
-    prompts = random_prompts(model, options)
     mask = torch.ones_like(prompts)
 
     def turn() -> None:
@@ -171,33 +194,35 @@ def random_prompts(model, options):
     return torch.randint(0, model.config.vocab_size, (options.generate_batch, options.prompt))
 
 
-def compare(ours: Callable, theirs: Callable, *, tokens: int, repetitions: int) -> dict:
-    """Tokens per second of both, one turn each to warm up, then alternating turns."""
-    seconds = {"ours": [], "transformers": []}
-    ours(), theirs()
+def compare(turns: dict[str, Callable[[], None]], tokens: int, repetitions: int) -> dict[str, dict]:
+    """Tokens per second of each, a turn to warm up, then alternating; ratios to the baseline of the same round."""
+    seconds = {name: [] for name in turns}
+    for turn in turns.values():
+        turn()
     for _ in range(repetitions):
-        for name, turn in (("ours", ours), ("transformers", theirs)):
+        for name, turn in turns.items():
             start = time.perf_counter()
             turn()
             seconds[name].append(time.perf_counter() - start)
-    rates = {name: [tokens / s for s in values] for name, values in seconds.items()}
-    ratios = [a / b for a, b in zip(rates["ours"], rates["transformers"], strict=True)]
-    return {
-        "tokens_per_second": {name: statistics.median(values) for name, values in rates.items()},
-        "ratio": statistics.median(ratios),
-        "ratio_range": [min(ratios), max(ratios)],
-        "seconds": seconds,
-    }
+    results = {}
+    for name, values in seconds.items():
+        ratios = [theirs / own for own, theirs in zip(values, seconds[BASELINE], strict=True)]
+        results[name] = {
+            "tokens_per_second": tokens / statistics.median(values),
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+            "seconds": values,
+        }
+    return results
 
 
 def table(results: dict) -> str:
-    lines = [f"{'tokens per second':<18}{'nano3':>10}{'transformers':>14}{'ratio':>8}   range over turns"]
-    for name, result in results.items():
-        rate, (low, high) = result["tokens_per_second"], result["ratio_range"]
-        lines.append(
-            f"{name:<18}{rate['ours']:>10,.0f}{rate['transformers']:>14,.0f}{result['ratio']:>8.2f}   "
-            f"{low:.2f} - {high:.2f}"
-        )
+    lines = [f"{'':<12}{'':<22}{'tokens/s':>10}{'ratio':>8}   range over turns"]
+    for task, models in results.items():
+        for name, result in models.items():
+            low, high = result["ratio_range"]
+            rate, ratio = result["tokens_per_second"], result["ratio"]
+            lines.append(f"{task:<12}{name:<22}{rate:>10,.0f}{ratio:>8.2f}   {low:.2f} - {high:.2f}")
     return "\n".join(lines)
 
 

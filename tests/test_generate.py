@@ -144,3 +144,20 @@ def test_nothing_to_do_is_not_an_error(model):
 def test_impossible_requests_are_refused(model, prompts, settings, message):
     with pytest.raises(UserError, match=message):
         generate(model, prompts, max_new_tokens=3, **settings)
+
+
+@pytest.mark.skipif(not module.can_compile(), reason="no C++ compiler on PATH")
+def test_a_compiled_step_writes_the_same_text_beyond_the_first_capacity():
+    model = trained_looking().eval()
+    settings = {"max_new_tokens": 120, "temperature": 0}  # 40 + 120 tokens: more than one block of keys and values
+    eager, compiled = generate(model, PROMPTS, **settings), generate(model, PROMPTS, **settings, compiled=True)
+    assert [c.tokens for c in compiled] == [c.tokens for c in eager]
+    for one, other in zip(compiled, eager, strict=True):
+        assert torch.tensor(one.logprobs).sub(torch.tensor(other.logprobs)).abs().max() <= 1e-4
+
+
+def test_compiling_without_a_compiler_is_an_error_that_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(module, "can_compile", lambda: False)
+    module._compiled.cache_clear()
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        generate(trained_looking(), PROMPTS, max_new_tokens=2, compiled=True)

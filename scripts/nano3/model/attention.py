@@ -44,8 +44,8 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
 
-    def step(self, x: Tensor, mask: Tensor | None, state: AttentionState, cache: Cache) -> Tensor:
-        """One token per row, x [b, D] -> [b, D]; `mask` as above, None: look at everything in the cache.
+    def step(self, x: Tensor, visible: Tensor, state: AttentionState, position: Tensor) -> Tensor:
+        """One token per row, x [b, D] -> [b, D], at `position` [1] int64; `visible` as `visible_keys` gives it.
 
         All heads that share a key/value head take part in one matrix product.
         """
@@ -53,12 +53,16 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(b, self.kv_heads, -1, self.head_dim)  # [b, k, h/k, d]
         k = self.k_proj(x).view(b, self.kv_heads, 1, self.head_dim)
         v = self.v_proj(x).view(b, self.kv_heads, 1, self.head_dim)
-        k, v = state.write(cache.length, k, v)  # [b, k, s, d]
+        k, v = state.write_one(position, k, v)  # [b, k, s, d]
         scores = q @ k.transpose(2, 3) * self.head_dim**-0.5  # [b, k, h/k, s]
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        y = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
-        return self.o_proj(y.view(b, -1))
+        weights = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
+        return self.o_proj((weights @ v).view(b, -1))
+
+
+def visible_keys(cache: Cache) -> Tensor:
+    """[b, 1, 1, capacity] bool, True where the token at `cache.position` may look: at itself and back to its start."""
+    key = torch.arange(cache.capacity, device=cache.starts.device)
+    return ((key <= cache.position) & (key >= cache.starts[:, None]))[:, None, None, :]
 
 
 def attention_mask(doc_ids: Tensor | None, cache: Cache | None, t: int) -> Tensor | None:
@@ -75,8 +79,6 @@ def attention_mask(doc_ids: Tensor | None, cache: Cache | None, t: int) -> Tenso
         raise ValueError("doc_ids only apply to the first tokens read into a cache")
     device = cache.starts.device
     key = torch.arange(cache.length + t, device=device)
-    if t == 1:
-        return (key >= cache.starts[:, None])[:, None, None, :] if cache.padded else None
     query = torch.arange(cache.length, cache.length + t, device=device)
     causal = key[None, :] <= query[:, None]  # [t, s]
     return causal & (key >= cache.starts[:, None])[:, None, None, :]

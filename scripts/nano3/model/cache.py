@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nano3.model.config import ATTENTION, MAMBA, ModelConfig
 
-BLOCK = 128  # tokens by which key/value capacity grows beyond what was asked for
+BLOCK = 128  # key/value capacity is a multiple of this: few shapes, so compiled code is compiled few times
 
 
 @dataclass
@@ -21,6 +21,12 @@ class MambaState:
     conv: Tensor  # [b, K-1, c]: the last inputs of the convolution
     ssm: Tensor  # [b, h, p, n] float32
 
+    def push(self, inputs: Tensor) -> Tensor:
+        """The window [b, K, c] that ends with the new inputs [b, c] of the convolution; kept for the next token."""
+        window = torch.cat([self.conv, inputs[:, None]], 1)
+        self.conv.copy_(window[:, 1:])
+        return window
+
     def select(self, rows: Tensor) -> None:
         self.conv = self.conv[rows]
         self.ssm = self.ssm[rows]
@@ -28,19 +34,33 @@ class MambaState:
 
 @dataclass
 class AttentionState:
-    """Keys and values of one attention layer, preallocated to a capacity that doubles when it is full."""
+    """Keys and values of one attention layer, preallocated to a capacity that doubles when it is full.
+
+    What was not written yet is zero: it has no weight in attention, and zero times anything must be zero."""
 
     keys: Tensor  # [b, k, s, d]
     values: Tensor  # [b, k, s, d]
 
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` tokens in all."""
+        if tokens > self.capacity:
+            self.keys, self.values = (_grown(old, max(tokens, 2 * self.capacity)) for old in (self.keys, self.values))
+
     def write(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values [b, k, t, d] at positions start.. and return all of them up to there."""
         stop = start + keys.shape[2]
-        if stop > self.keys.shape[2]:
-            self.keys, self.values = (_grown(old, max(stop, 2 * start)) for old in (self.keys, self.values))
         self.keys[:, :, start:stop] = keys
         self.values[:, :, start:stop] = values
         return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def write_one(self, position: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [b, k, 1, d] of one token at `position` [1] int64 and return the whole capacity."""
+        keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)  # under autocast they may differ
+        return self.keys.index_copy_(2, position, keys), self.values.index_copy_(2, position, values)
 
     def select(self, rows: Tensor) -> None:
         self.keys = self.keys[rows]
@@ -58,19 +78,34 @@ class Cache:
     layers: list[MambaState | AttentionState | None]  # None: an MoE layer remembers nothing
     starts: Tensor  # [b] int64
     length: int = 0
-    padded: bool = field(init=False)  # False lets attention skip the mask
+    position: Tensor = field(init=False)  # [1] int64: length again, for compiled code to read
 
     def __post_init__(self):
-        self.padded = bool((self.starts > 0).any())
+        self.position = torch.zeros(1, dtype=torch.int64, device=self.starts.device)
 
     @property
     def rows(self) -> int:
         return self.starts.shape[0]
 
+    @property
+    def capacity(self) -> int | None:
+        """Tokens there is room for; None in a model without attention."""
+        return next((layer.capacity for layer in self.layers if isinstance(layer, AttentionState)), None)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` more tokens."""
+        for layer in self.layers:
+            if isinstance(layer, AttentionState):
+                layer.reserve(self.length + tokens)
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` more tokens as read."""
+        self.length += tokens
+        self.position.fill_(self.length)
+
     def select(self, rows: Tensor) -> None:
         """Keep only these rows (indices [r] int64), in this order."""
         self.starts = self.starts[rows]
-        self.padded = bool((self.starts > 0).any())
         for layer in self.layers:
             if layer is not None:
                 layer.select(rows)
@@ -87,12 +122,9 @@ def empty_cache(
             ssm = torch.zeros(rows, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size, device=device)
             layers.append(MambaState(conv, ssm))
         elif letter == ATTENTION:
-            shape = (rows, config.num_key_value_heads, capacity, config.head_dim)
-            layers.append(
-                AttentionState(
-                    torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device)
-                )
-            )
+            shape = (rows, config.num_key_value_heads, -(-capacity // BLOCK) * BLOCK, config.head_dim)
+            keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+            layers.append(AttentionState(keys, values))
         else:
             layers.append(None)
     if starts is None:
@@ -102,6 +134,6 @@ def empty_cache(
 
 def _grown(old: Tensor, tokens: int) -> Tensor:
     b, k, s, d = old.shape
-    new = old.new_empty(b, k, tokens + BLOCK, d)
+    new = old.new_zeros(b, k, -(-tokens // BLOCK) * BLOCK, d)
     new[:, :, :s] = old
     return new

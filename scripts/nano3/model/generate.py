@@ -5,7 +5,9 @@ nothing crosses from it into the prompt. Row i draws its random numbers from col
 row samples does not depend on when the others stop.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +41,13 @@ def generate(
     stop_ids: Sequence[int] = (),
     seed: int = 0,
     pad_id: int = 0,
+    compiled: bool = False,
 ) -> list[Completion]:
     """Continue every prompt until a stop token or `max_new_tokens`.
 
     Temperature 0 is greedy. The same model, prompts, settings, seed and thread count give the same bits.
+    `compiled` fuses a step's many small operations with torch.compile: twice as fast on a CPU, after some ten seconds
+    for every new number of rows; it needs a C++ compiler there.
     Raises UserError for an empty prompt or settings out of range.
     """
     _check(model, prompts, max_new_tokens, temperature, top_p)
@@ -51,12 +56,12 @@ def generate(
     training = model.training
     model.eval()
     try:
-        return _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id)
+        return _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled)
     finally:
         model.train(training)
 
 
-def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id) -> list[Completion]:
+def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled) -> list[Completion]:
     device = model.lm_head.weight.device
     total = len(prompts)
     draws = torch.Generator().manual_seed(seed)
@@ -68,13 +73,18 @@ def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed
     running = torch.ones(total, dtype=torch.bool, device=device)  # of all rows
     rows = torch.arange(total, device=device)  # the rows still computed
 
+    decode, draw = (_compiled(decode_step), _compiled(choose)) if compiled else (decode_step, choose)
     logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
     for step in range(max_new_tokens):
-        own = logits.log_softmax(-1)
         uniform = torch.rand(total, generator=draws, dtype=torch.float64).to(device)[rows]
-        chosen = sample(own, temperature, top_p, uniform)  # [r]
-        tokens[rows, step] = chosen
-        logprobs[rows, step] = own.gather(1, chosen[:, None]).squeeze(1)
+        if step == 0:
+            chosen, logprob = draw(logits, temperature, top_p, uniform)  # [r], [r]
+        else:
+            cache.reserve(1)
+            chosen, logprob = decode(model, chosen, cache, temperature, top_p, uniform)
+            cache.advance(1)
+        tokens[:, step].index_copy_(0, rows, chosen)
+        logprobs[:, step].index_copy_(0, rows, logprob)
         stopped = stops[chosen]
         if stopped.any():
             stopped &= running[rows]
@@ -83,16 +93,46 @@ def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed
             alive = int(running.sum())
             if alive == 0:
                 break
-            if alive <= COMPACT_AT * len(rows):
+            if alive <= COMPACT_AT * len(rows) and not compiled:
                 keep = running[rows].nonzero().squeeze(1)
                 rows, chosen = rows[keep], chosen[keep]
                 cache.select(keep)
-        if step + 1 < max_new_tokens:
-            logits = model(chosen[:, None], cache=cache)[:, 0]
 
     lengths, finished = lengths.tolist(), (~running).tolist()
     tokens, logprobs = tokens.tolist(), logprobs.tolist()
     return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths)]
+
+
+def choose(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample from logits [r, V]: the tokens [r] int64 and their log-probabilities under the model itself [r]."""
+    own = logits.log_softmax(-1)
+    chosen = sample(own, temperature, top_p, uniform)
+    return chosen, own.gather(1, chosen[:, None]).squeeze(1)
+
+
+def decode_step(
+    model: NemotronH, token: Tensor, cache: Cache, temperature: float, top_p: float, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Read one token per row [r] and sample the next; `cache` has room and is advanced by the caller."""
+    logits = F.linear(model.step(token, cache), model.lm_head.weight).float()
+    return choose(logits, temperature, top_p, uniform)
+
+
+def can_compile() -> bool:
+    """Whether torch.compile has something to compile with: a GPU, or a C++ compiler on PATH."""
+    return torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++")))
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    """`function` through torch.compile, once per process. Raises UserError where there is nothing to compile with."""
+    if not can_compile():
+        raise UserError(
+            "compiled generation needs a C++ compiler and found neither c++, g++ nor clang++ on PATH.\n"
+            "  Install one (Debian: apt-get install g++), or generate without `compiled`."
+        )
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # row counts, capacities
+    return torch.compile(function, dynamic=False)
 
 
 def stream(

@@ -72,10 +72,8 @@ class Mamba2(nn.Module):
         c = self.config
         b, h, p, g, n = u.shape[0], c.mamba_num_heads, c.mamba_head_dim, c.n_groups, c.ssm_state_size
         z, xbc, dt = self.in_proj(u).split([c.mamba_inner_size, c.mamba_conv_size, h], dim=-1)
-        window = torch.cat([state.conv, xbc[:, None]], 1)  # [b, K, c]
-        state.conv = window[:, 1:]
         taps = self.conv1d.weight.squeeze(1).T
-        xbc = F.silu((window * taps).sum(1) + self.conv1d.bias).float()
+        xbc = F.silu((state.push(xbc) * taps).sum(1) + self.conv1d.bias).float()
         x, B, C = xbc.split([h * p, g * n, g * n], dim=-1)
 
         dt = F.softplus(dt.float() + self.dt_bias.float())  # [b, h]

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nano3.model.attention import Attention, attention_mask
+from nano3.model.attention import Attention, attention_mask, visible_keys
 from nano3.model.cache import Cache
 from nano3.model.config import ATTENTION, MAMBA, MOE, ModelConfig
 from nano3.model.mamba2 import Mamba2
@@ -65,9 +65,13 @@ class NemotronH(nn.Module):
         """
         t, c = input_ids.shape[1], self.config
         start = cache is None or cache.length == 0
+        if cache is not None:
+            cache.reserve(t)
+        if t == 1 and not start and doc_ids is None:
+            x = self.step(input_ids.squeeze(1), cache)[:, None]
+            cache.advance(1)
+            return x
         mask = attention_mask(doc_ids, cache, t) if ATTENTION in c.pattern else None
-        if t == 1 and not start:
-            return self._step(input_ids.squeeze(1), mask, cache)[:, None]
         x = self.embeddings(input_ids)
         bounds = find_boundaries(doc_ids, t, c.chunk_size, c.conv_kernel, x.device)
         states = cache.layers if cache is not None else [None] * len(self.layers)
@@ -81,22 +85,25 @@ class NemotronH(nn.Module):
                 u = block.mixer(u)
             x = x + u
         if cache is not None:
-            cache.length += t
+            cache.advance(t)
         return self.norm_f(x)
 
-    def _step(self, token: Tensor, mask: Tensor | None, cache: Cache) -> Tensor:
-        """One more token per row, [b] -> final normed state [b, D]."""
+    def step(self, token: Tensor, cache: Cache) -> Tensor:
+        """One more token per row, [b] -> final normed state [b, D].
+
+        Everything happens in tensors, so that it can be compiled: `cache` must have room, and is told with `advance`
+        afterwards that it has read the token."""
         x = self.embeddings(token)
+        visible = visible_keys(cache) if ATTENTION in self.config.pattern else None
         for letter, block, state in zip(self.config.pattern, self.layers, cache.layers, strict=True):
             u = block.norm(x)
             if letter == MAMBA:
                 u = block.mixer.step(u, state)
             elif letter == ATTENTION:
-                u = block.mixer.step(u, mask, state, cache)
+                u = block.mixer.step(u, visible, state, cache.position)
             else:
                 u = block.mixer(u)
             x = x + u
-        cache.length += 1
         return self.norm_f(x)
 
     def expert_counts(self) -> Tensor:

@@ -31,11 +31,18 @@ def set_up(job: Job, section: str) -> str:
 
 
 def arithmetic(device: str, precision: Precision) -> AbstractContextManager:
-    """The autocast context of forward passes: bfloat16 if asked for, or with "auto" where the GPU has it."""
-    capable = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    """The autocast context of forward passes: bfloat16 if asked for, or with "auto" where the hardware has it."""
+    capable = has_bfloat16(device)
     if precision == "bf16" and device == "cuda" and not capable:
         raise UserError("precision is bf16 but this GPU has no bfloat16; set precision: auto or fp32")
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and capable))
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether matrix products in bfloat16 have instructions of their own (on a CPU: AVX512-BF16 or AMX)."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def peak_memory(device: str) -> int:
