@@ -4,12 +4,13 @@ A row is a NeMo-Gym example; agent_ref names the environment, verifier fields si
 is a cheap test of the row itself: it raises UserError when the row can't be scored.
 """
 
-from nano3.environments import instruction_following, math, mcqa, structured_outputs, tool_calls
+from nano3.environments import code_gen, instruction_following, math, mcqa, structured_outputs, tool_calls
 from nano3.environments.fields import describe
 from nano3.environments.reward import Reward
 from nano3.errors import UserError
 
 ENVIRONMENTS = {
+    "code_gen_simple_agent": code_gen.verify,
     "math_with_judge_simple_agent": math.verify,
     "mcqa_simple_agent": mcqa.verify,
     "structured_outputs_simple_agent": structured_outputs.verify,
