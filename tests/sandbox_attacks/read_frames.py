@@ -14,7 +14,7 @@ def found():
         frame = frame.f_back
     for thing in gc.get_objects():
         for inner in gc.get_referents(thing):
-            if isinstance(inner, str) and marker in inner:
+            if isinstance(inner, str) and marker in inner and inner != marker:
                 return inner
     return None
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 
+BLOCK = b"1" * (100 << 20)
 libc = ctypes.CDLL(None)
 libc.shmat.restype = ctypes.c_void_p
 
@@ -18,7 +19,7 @@ def take():
             taken += 100
         try:
             descriptor = os.memfd_create("x")
-            taken += os.write(descriptor, b"1" * (100 << 20)) >> 20
+            taken += os.write(descriptor, BLOCK) >> 20
         except OSError:
             pass
     return taken

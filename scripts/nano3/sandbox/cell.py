@@ -59,10 +59,11 @@ def enter(settings: dict) -> None:
     """Leave the host behind. Returns in a new process, the first of its namespaces; the calling process stays outside,
     waits, and exits as the inner one does.
 
-    settings: {"binds": [paths to see, read-only], "file_bytes": size of /tmp, "seconds": life of the cell}.
+    settings: {"binds": [paths to see, read-only], "file_bytes": size of /tmp, "seconds": life of the
+    cell, or null where it ends with its standard input}.
     """
-    signal.alarm(int(settings["seconds"]) + 1)  # should whoever started this be gone
-    _call("prctl", SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if settings["seconds"] is not None:
+        signal.alarm(int(settings["seconds"]) + 1)  # should whoever started this be gone
     _unshare()
     inner = os.fork()
     if inner:
