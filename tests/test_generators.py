@@ -152,6 +152,7 @@ def test_rl_rows_have_the_fields_that_nemo_gym_reads(family):
             "prompt": str,
             "grading_mode": str,
         },
+        "code_gen_simple_agent": {"verifier_metadata": dict},
         "single_step_tool_use_with_argument_comparison_agent": {"expected_action": dict},
         PREFERENCE: {},
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from nano3.data.generators import (
     arithmetic,
+    code,
     instruction_following,
     long_context,
     multiple_choice,
@@ -26,6 +27,7 @@ FAMILIES = {
     "structured_output": structured_output,
     "instruction_following": instruction_following,
     "tool_calls": tool_calls,
+    "code": code,
     "long_context": long_context,
     "open_chat": open_chat,
 }

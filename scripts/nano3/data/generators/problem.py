@@ -10,6 +10,7 @@ MATH = "math_with_judge_simple_agent"
 MCQA = "mcqa_simple_agent"
 STRUCTURED_OUTPUTS = "structured_outputs_simple_agent"
 INSTRUCTION_FOLLOWING = "instruction_following_simple_agent"
+CODE = "code_gen_simple_agent"
 TOOL_USE = "single_step_tool_use_with_argument_comparison_agent"
 PREFERENCE = "genrm_simple_agent"  # judged by a reward model, not by a verifier
 
