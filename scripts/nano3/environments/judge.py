@@ -109,6 +109,17 @@ def ask(prompt: str, verdicts: Sequence[str], where: str) -> tuple[str, str]:
             f"{where}: this answer needs a judge and none is set. Set one (an OpenAI-compatible endpoint or a local "
             "model), or leave out the data sets of this environment."
         )
+    said = text(prompt)
+    found = [word.upper() for word in _VERDICT.findall(said) if word.upper() in verdicts]
+    if not found:
+        raise JudgeFailed(f"the judge gave none of the verdicts {', '.join(verdicts)}: {brief(said)!r}")
+    return found[-1], brief(said)
+
+
+def text(prompt: str) -> str:
+    """What the judge says to a prompt, without its thinking. Raises JudgeFailed."""
+    if _judge is None:
+        raise JudgeFailed("no judge is set")
     try:
         reply = _judge([{"role": "user", "content": prompt}])
     except JudgeFailed:
@@ -117,11 +128,7 @@ def ask(prompt: str, verdicts: Sequence[str], where: str) -> tuple[str, str]:
         raise JudgeFailed(f"the judge failed: {type(error).__name__}: {brief(error)}") from error
     if not isinstance(reply, str):
         raise JudgeFailed(f"the judge replied with {type(reply).__name__}, expected text")
-    said = _THINKING.sub("", reply)
-    found = [word.upper() for word in _VERDICT.findall(said) if word.upper() in verdicts]
-    if not found:
-        raise JudgeFailed(f"the judge gave none of the verdicts {', '.join(verdicts)}: {brief(said)!r}")
-    return found[-1], brief(said)
+    return _THINKING.sub("", reply).strip()
 
 
 def quoted(text: str, label: str) -> str:
