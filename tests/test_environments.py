@@ -322,6 +322,57 @@ def test_a_check_that_takes_all_memory_is_ended():
         bounded.call("operator:mul", [0], 10**10, seconds=5)
 
 
+INJECTIONS = [
+    "9**9**9",
+    "9^{9^{9}}",
+    "(9**9**9)%7",
+    "factorial(99999999)",
+    "99999999!!!",
+    "10^{10^{10}}",
+    "\\sum_{i=1}^{10^{12}} i^i",
+    "__import__('os').system('touch WITNESS')",
+    "\\text{__import__('os').system('touch WITNESS')}",
+    "x**(open('WITNESS','w').write('x'))",
+    "\\operatorname{exec}(\\text{open('WITNESS','w')})",
+    "1}__import__('os').system('touch WITNESS'){",
+    "lambda: exec('open(chr(87))')",
+    "().__class__.__bases__[0].__subclasses__()",
+    "1+1#'+';import os;os.system('touch WITNESS')",
+    '\\lambda x. x \\circ \\mathrm{eval}(\'open("WITNESS","w")\')',
+]
+
+
+@pytest.mark.parametrize("answer", INJECTIONS)
+def test_code_and_monsters_in_an_answer_are_neither_run_nor_right(answer, tmp_path, monkeypatch):
+    monkeypatch.setattr("nano3.environments.math.SECONDS", 1.0)
+    witness = tmp_path / "witness"
+    answer = answer.replace("WITNESS", str(witness))
+    compare("x^3", "x \\cdot x^2")  # the server is up
+    for expected in ("2", "x+1"):
+        start = time.perf_counter()
+        for form in (f"\\boxed{{{answer}}}", f"The answer is {answer}"):
+            assert score(maths(expected), form).value == 0.0
+        assert time.perf_counter() - start < 8
+    assert not witness.exists()
+    assert compare("x^3", "x \\cdot x^2") == (True, "symbolic")
+
+
+def test_a_check_sees_no_network_no_files_and_no_environment(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    bounded.stop()
+    assert bounded.call("os:getenv", "SOME_TOKEN", seconds=5) is None
+    assert bounded.call("os.path:exists", str(tmp_path / "file"), seconds=5) is False
+    assert bounded.call("os:listdir", "/tmp", seconds=5) == []
+    with pytest.raises(bounded.CheckFailed, match=r"OSError|Network"):
+        bounded.call("socket:create_connection", ["192.0.2.1", 80], seconds=5)
+
+
+def test_what_a_check_leaves_behind_the_next_one_does_not_see():
+    bounded.call("sys:setrecursionlimit", 4321, seconds=5)
+    assert bounded.call("sys:getrecursionlimit", seconds=5) != 4321
+
+
 # Multiple choice
 
 

@@ -20,7 +20,9 @@ from nano3.data.generators.problem import PREFERENCE
 from nano3.errors import UserError
 
 LEVELS = [(family, level) for family in FAMILIES for level in range(1, min(5, FAMILIES[family].LEVELS[1]) + 1)]
-VERIFIED = [(family, level) for family, level in LEVELS if family != "open_chat"]
+CONVERSATIONS = ("workplace", "banking")
+UNVERIFIED = ("open_chat", *CONVERSATIONS)  # by one response
+VERIFIED = [(family, level) for family, level in LEVELS if family not in UNVERIFIED]
 # Where the content is judged, not only its form.
 EXACT = [(family, level) for family, level in VERIFIED if not family.startswith(("structured", "instruction"))]
 
@@ -51,7 +53,7 @@ def test_every_generated_answer_scores_one_and_is_well_formed(family, level):
         assert reward.value == 1.0 and reward.well_formed, (reward, chat["messages"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in CONVERSATIONS])
 def test_the_chat_template_turns_both_forms_into_one_conversation_whose_answer_scores(family):
     chats, prompts = rows(family, 60), rows(family, 60, form="rl")
     for chat, prompt in zip(chats, prompts, strict=True):
@@ -66,6 +68,45 @@ def test_the_chat_template_turns_both_forms_into_one_conversation_whose_answer_s
             answer = ("" if thinks else "<think></think>") + conversation.removeprefix(opening)
             reward = environments.verify(prompt, answer)
             assert reward.value == 1.0 and reward.well_formed, (reward, answer)
+
+
+def turn(message):
+    """An assistant's message as the response that it was."""
+    return response({"messages": [{"role": "user"}, message]})
+
+
+def played(prompt, turns):
+    """The episode of an RL row with these responses."""
+    episode = environments.start(prompt)
+    for each in turns:
+        assert not episode.over
+        episode.step(each)
+    return episode
+
+
+@pytest.mark.parametrize(("family", "level"), [each for each in LEVELS if each[0] in CONVERSATIONS])
+def test_every_generated_conversation_can_be_played_and_scores_one(family, level):
+    chats = rows(family, 150, level=(level, level))
+    prompts = rows(family, 150, form="rl", level=(level, level))
+    for chat, prompt in zip(chats, prompts, strict=True):
+        turns = [turn(message) for message in chat["messages"] if message["role"] == "assistant"]
+        episode = played(prompt, turns)
+        assert episode.over and episode.reward().value == 1.0, episode
+        # Tools and user say what the chat has them say, so that fine-tuning shows what RL will meet.
+        said = [message["content"] for message in episode.messages if message["role"] != "assistant"]
+        assert said == [message["content"] for message in chat["messages"] if message["role"] != "assistant"]
+        rendered = render(episode.messages, prompt["responses_create_params"]["tools"], add_generation_prompt=False)
+        assert turns[-1].split("</think>")[1].strip() in rendered
+
+
+@pytest.mark.parametrize("family", CONVERSATIONS)
+def test_a_conversation_that_does_something_else_scores_zero(family):
+    for chat, prompt, other in zip(rows(family, 50), rows(family, 50, form="rl"), rows(family, 51)[1:], strict=True):
+        done = turn({"role": "assistant", "content": "Done."})
+        assert played(prompt, [done]).reward().value == 0.0
+        acting = [turn(message) for message in other["messages"] if message.get("tool_calls")][-1]
+        if acting not in [turn(message) for message in chat["messages"] if message.get("tool_calls")]:
+            assert played(prompt, [acting, done]).reward().value == 0.0
 
 
 @pytest.mark.parametrize("kind", instruction_family.KINDS)
@@ -152,6 +193,9 @@ def test_rl_rows_have_the_fields_that_nemo_gym_reads(family):
             "prompt": str,
             "grading_mode": str,
         },
+        "code_gen_simple_agent": {"verifier_metadata": dict},
+        "workplace_assistant_simple_agent": {"ground_truth": list, "database": dict},
+        "banking_simple_agent": {"ground_truth": list, "database": dict, "user": list},
         "single_step_tool_use_with_argument_comparison_agent": {"expected_action": dict},
         PREFERENCE: {},
     }

@@ -1,10 +1,23 @@
 """Reward environments: one file each, all with verify(row, response) -> Reward.
 
 A row is a NeMo-Gym example; agent_ref names the environment, verifier fields sit at the top level. `verify(row, "")`
-is a cheap test of the row itself: it raises UserError when the row can't be scored.
+is a cheap test of the row itself: it raises UserError when the row can't be scored. Environments in EPISODES are
+conversations of several turns: `start(row)` opens one, see `episode`.
 """
 
-from nano3.environments import instruction_following, math, mcqa, structured_outputs, tool_calls
+from nano3.environments import (
+    banking,
+    code_gen,
+    instruction_following,
+    math,
+    mcqa,
+    multi_challenge,
+    open_qa,
+    structured_outputs,
+    tool_calls,
+    workplace_assistant,
+)
+from nano3.environments.episode import Episode
 from nano3.environments.fields import describe
 from nano3.environments.reward import Reward
 from nano3.errors import UserError
@@ -15,6 +28,16 @@ ENVIRONMENTS = {
     "structured_outputs_simple_agent": structured_outputs.verify,
     "instruction_following_simple_agent": instruction_following.verify,
     "single_step_tool_use_with_argument_comparison_agent": tool_calls.verify,
+    "code_gen_simple_agent": code_gen.verify,
+    "equivalence_llm_judge_simple_agent": open_qa.verify,
+    "long_context_qa_simple_agent": open_qa.verify,
+    "multichallenge_simple_agent": multi_challenge.verify,
+    "workplace_assistant_simple_agent": workplace_assistant.verify,
+    "banking_simple_agent": banking.verify,
+}
+EPISODES = {
+    "workplace_assistant_simple_agent": workplace_assistant.start,
+    "banking_simple_agent": banking.start,
 }
 
 
@@ -24,11 +47,26 @@ def verify(row: dict, response: str) -> Reward:
     response: the assistant's text after the prompt, special tokens readable; see text.split_response for what it
     may start with. Raises UserError for an unknown environment or a row that lacks its verifier fields.
     """
-    name = (row.get("agent_ref") or {}).get("name")
+    name = name_of(row)
     if name not in ENVIRONMENTS:
         known = ", ".join(sorted(ENVIRONMENTS))
         raise UserError(f"{describe(row)}: no environment is called {name!r}. agent_ref.name can be: {known}")
     return ENVIRONMENTS[name](row, response)
 
 
-__all__ = ["ENVIRONMENTS", "Reward", "verify"]
+def is_conversation(row: dict) -> bool:
+    """Whether the row's environment takes several turns."""
+    return name_of(row) in EPISODES
+
+
+def start(row: dict) -> Episode:
+    """Open the conversation of a row for which `is_conversation`. Raises UserError for a row that can't be played."""
+    return EPISODES[name_of(row)](row)
+
+
+def name_of(row: dict) -> str | None:
+    """The name of the row's environment, None where it has none."""
+    return (row.get("agent_ref") or {}).get("name")
+
+
+__all__ = ["ENVIRONMENTS", "EPISODES", "Episode", "Reward", "is_conversation", "name_of", "start", "verify"]

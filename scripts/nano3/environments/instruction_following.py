@@ -24,7 +24,7 @@ def verify(row: dict, response: str) -> Reward:
     parts = split_response(response)
     if parts.fault:
         return malformed(parts.fault)
-    broken = [kind for kind, arguments in constraints if not _follows(row, kind, parts.answer, arguments)]
+    broken = [kind for kind, arguments in constraints if not follows(row, kind, parts.answer, arguments)]
     followed = len(constraints) - len(broken)
     value = followed / len(constraints) if mode == "fraction" else float(not broken)
     reason = f"follows {followed} of {len(constraints)}" + (f", not {', '.join(broken)}" if broken else "")
@@ -42,16 +42,17 @@ def _constraints(row: dict) -> list[tuple[str, dict]]:
         )
     result = []
     for kind, given in zip(kinds, arguments, strict=True):
-        if kind not in KINDS:
-            raise UserError(f"{describe(row)}: instruction {kind!r} is unknown. Known: {', '.join(sorted(KINDS))}")
         # Columnar files give every row the union of all arguments, with null for those it does not use.
         used = {name: value for name, value in (given or {}).items() if value is not None}
-        _follows(row, kind, "", used)  # a wrong argument shows before there is an answer
+        follows(row, kind, "", used)  # a wrong argument shows before there is an answer
         result.append((kind, used))
     return result
 
 
-def _follows(row: dict, kind: str, answer: str, arguments: dict) -> bool:
+def follows(row: dict, kind: str, answer: str, arguments: dict) -> bool:
+    """Whether an answer follows one constraint. Raises UserError for an unknown kind and arguments it can't use."""
+    if kind not in KINDS:
+        raise UserError(f"{describe(row)}: instruction {kind!r} is unknown. Known: {', '.join(sorted(KINDS))}")
     try:
         return KINDS[kind](answer, **arguments)
     except (TypeError, ValueError, AttributeError, UserError) as error:

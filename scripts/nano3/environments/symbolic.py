@@ -1,4 +1,8 @@
-"""Symbolic equivalence by math-verify. Imported only in the child process of `bounded`."""
+"""Symbolic equivalence by math-verify. Imported only in the server process of `bounded`.
+
+math-verify parses LaTeX with a grammar; of plain text it hands to Python's parser only what consists of digits and
+operators. Nothing that a model writes is run, and the cell holds what goes wrong nevertheless.
+"""
 
 import logging
 
@@ -6,7 +10,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 
 logging.disable(logging.CRITICAL)
 
-# The child's watchdog is the hard limit; these soft ones spare a restart where Python can be interrupted.
+# The limit of `bounded` is the hard one; these soft ones leave time for the other notation.
 SECONDS = 2
 
 
@@ -16,3 +20,7 @@ def equivalent(expected: str, candidate: str) -> bool:
     gold = parse(rf"\boxed{{{expected}}}", extraction, parsing_timeout=SECONDS)
     answer = parse(rf"\boxed{{{candidate}}}", extraction, parsing_timeout=SECONDS)
     return bool(gold and answer and verify(gold, answer, timeout_seconds=SECONDS))
+
+
+# Fills the parsers' caches, once for all checks that are forked from here.
+equivalent(r"\frac{x^2}{2}+\sqrt{3}", "x**2/2 + 3^{1/2}")

@@ -69,6 +69,19 @@ def without_fence(text: str) -> str:
     return re.sub(r"^json\b", "", text[3:-3], flags=re.IGNORECASE).strip()
 
 
+def last_code_block(text: str) -> str | None:
+    """The inside of the last closed Markdown code fence, whatever its language; None when there is none."""
+    blocks, inside = [], None
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            if inside is not None:
+                blocks.append("\n".join(inside))
+            inside = [] if inside is None else None
+        elif inside is not None:
+            inside.append(line)
+    return blocks[-1] if blocks else None
+
+
 def brief(value: object, limit: int = 60) -> str:
     """A value for a reason line: one line, at most `limit` characters."""
     text = " ".join(str(value)[: 4 * limit].split())

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator
 
 from nano3.data.generators import (
     arithmetic,
+    banking,
+    code,
     instruction_following,
     long_context,
     multiple_choice,
     open_chat,
     structured_output,
     tool_calls,
+    workplace,
 )
 from nano3.data.generators.problem import FORMS, SPLITS, Problem, row, split_of
 from nano3.errors import UserError
@@ -26,6 +29,9 @@ FAMILIES = {
     "structured_output": structured_output,
     "instruction_following": instruction_following,
     "tool_calls": tool_calls,
+    "code": code,
+    "workplace": workplace,
+    "banking": banking,
     "long_context": long_context,
     "open_chat": open_chat,
 }

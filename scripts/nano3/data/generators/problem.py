@@ -1,6 +1,7 @@
 """One generated problem, the split it belongs to, and its three forms: document, chat, RL prompt."""
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 
 SPLITS = ("train", "valid", "test")
@@ -10,7 +11,10 @@ MATH = "math_with_judge_simple_agent"
 MCQA = "mcqa_simple_agent"
 STRUCTURED_OUTPUTS = "structured_outputs_simple_agent"
 INSTRUCTION_FOLLOWING = "instruction_following_simple_agent"
+CODE = "code_gen_simple_agent"
 TOOL_USE = "single_step_tool_use_with_argument_comparison_agent"
+WORKPLACE = "workplace_assistant_simple_agent"
+BANKING = "banking_simple_agent"
 PREFERENCE = "genrm_simple_agent"  # judged by a reward model, not by a verifier
 
 
@@ -22,6 +26,7 @@ class Problem:
     messages: the whole chat, solution included. verifier: the fields its environment reads.
     hasty: the chat as a hasty writer would have it, without the working or with half the request forgotten; empty for
     families that have no such form.
+    conversation: whether the prompt is the first user turn alone, since all that follows is played.
     """
 
     key: str
@@ -30,6 +35,7 @@ class Problem:
     verifier: dict = field(default_factory=dict)
     tools: list[dict] = field(default_factory=list)
     hasty: list[dict] = field(default_factory=list)
+    conversation: bool = False
 
 
 def split_of(key: str) -> str:
@@ -45,6 +51,24 @@ def user(content: str) -> dict:
 def assistant(content: str, reasoning: str = "") -> dict:
     message = {"role": "assistant", "content": content}
     return message | {"reasoning_content": reasoning} if reasoning else message
+
+
+def call(name: str, arguments: dict, said: str = "", reasoning: str = "") -> dict:
+    """An assistant's turn that calls one tool."""
+    function = {"name": name, "arguments": json.dumps(arguments, separators=(",", ":"))}
+    return assistant(said, reasoning) | {"tool_calls": [{"id": "call_0", "type": "function", "function": function}]}
+
+
+def result(content: str) -> dict:
+    """What a tool says to the call before."""
+    return {"role": "tool", "tool_call_id": "call_0", "content": content}
+
+
+def tool(name: str, description: str, parameters: dict[str, str]) -> dict:
+    """A tool in the OpenAI function format. parameters: name -> JSON Schema type, all required."""
+    properties = {parameter: {"type": kind} for parameter, kind in parameters.items()}
+    schema = {"type": "object", "properties": properties, "required": list(parameters)}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
 def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = False) -> dict:
@@ -71,7 +95,8 @@ def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = Fa
 
 def prompt(problem: Problem) -> list[dict]:
     """The messages before the answer that is scored: up to the last user turn, thinking left out as in chat history."""
-    last = max(index for index, message in enumerate(problem.messages) if message["role"] == "user")
+    turns = [index for index, message in enumerate(problem.messages) if message["role"] == "user"]
+    last = turns[0] if problem.conversation else turns[-1]
     return [{"role": message["role"], "content": message["content"]} for message in problem.messages[: last + 1]]
 
 

@@ -4,7 +4,8 @@ import json
 import random
 
 from nano3.data.generators.open_chat import small_talk
-from nano3.data.generators.problem import TOOL_USE, Problem, assistant, user
+from nano3.data.generators.problem import TOOL_USE, Problem, assistant, call, tool, user
+from nano3.data.generators.problem import result as tool_result
 from nano3.data.generators.words import CITIES, DAYS, ITEMS, NAMES
 
 LEVELS = (1, 4)  # tools offered
@@ -35,16 +36,15 @@ def draw(rng: random.Random, level: int) -> Problem:
     offered = [name, *others]
     rng.shuffle(offered)
     as_text = json.dumps(arguments, separators=(",", ":"))
-    call = {"id": "call_0", "type": "function", "function": {"name": name, "arguments": as_text}}
     messages = [
         user(request),
-        assistant("", f"I need {name}.") | {"tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "call_0", "content": result},
+        call(name, arguments, reasoning=f"I need {name}."),
+        tool_result(result),
         assistant(reply),
     ]
     verifier = {"expected_action": {"type": "function_call", "name": name, "arguments": as_text}}
     key = f"{name}:{as_text}"
-    return Problem(key, messages, TOOL_USE, verifier, [_definition(tool) for tool in offered])
+    return Problem(key, messages, TOOL_USE, verifier, [_definition(each) for each in offered])
 
 
 def _without_call(rng: random.Random, level: int) -> Problem:
@@ -59,18 +59,7 @@ def _without_call(rng: random.Random, level: int) -> Problem:
 def _definition(name: str) -> dict:
     """A tool in the OpenAI function format."""
     description, parameters = _TOOLS[name]
-    return {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": description,
-            "parameters": {
-                "type": "object",
-                "properties": {parameter: {"type": kind} for parameter, kind in parameters.items()},
-                "required": list(parameters),
-            },
-        },
-    }
+    return tool(name, description, parameters)
 
 
 # One function per tool: (request, arguments, result of the tool, reply).
