@@ -15,6 +15,7 @@ from slurm import cluster
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "tests" / "recipes"
+IMPATIENT = ROOT / "tests" / "slurm" / "impatient"
 # Factor on every time limit, for slow machines.
 PATIENCE = float(os.environ.get("NANO3_TEST_PATIENCE", "1"))
 
@@ -38,8 +39,8 @@ class Site:
         for recipe in RECIPES.glob("*.yaml"):
             shutil.copy(recipe, self.path / "config" / "recipes" / recipe.name)
         programs = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        self.environment = os.environ | environment | {"PATH": programs, "PYTHONPATH": str(self.path / "scripts")}
-        # The executor looks after 2, 14, 36, ... seconds, and most jobs here take about ten.
+        modules = f"{self.path / 'scripts'}{os.pathsep}{IMPATIENT}"
+        self.environment = os.environ | environment | {"PATH": programs, "PYTHONPATH": modules}
         self.environment |= {"OMP_NUM_THREADS": "1", "NANO3_POLL_SECONDS": "2"}
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
