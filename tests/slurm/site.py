@@ -53,6 +53,7 @@ class Site:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen_to_ctrl_c,
         )
 
     def run(self, *arguments: str, check: bool = True, timeout: float = 300, **environment: str) -> str:
@@ -79,6 +80,11 @@ class Site:
     def slurm(self, *command: str) -> str:
         """Output of a Slurm command."""
         return self.run(*command, timeout=20)
+
+
+def _listen_to_ctrl_c() -> None:
+    """Children of what a shell put into the background are born deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(what: str, ready, seconds: float = 120):
