@@ -45,6 +45,7 @@ def rules_version():
 
 def groups_of(wildcards, datasets, step):
     """Manifests of all shard groups of some data sets; step: "raw" or "tokens"."""
+    stop_unless_controller_answers()
     known = recipe_of(wildcards).datasets
     return [
         f"results/{wildcards.recipe}/data/{step}/{dataset}/{group}/manifest.json"

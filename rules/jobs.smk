@@ -77,20 +77,26 @@ def partition_of(job):
     return next((os.environ[name] for name in variables if os.environ.get(name)), None)
 
 
+def submits():
+    """Whether this Snakemake hands jobs to Slurm: it is no dry run, and no job itself."""
+    return workflow.is_main_process and workflow.non_local_exec and not workflow.dryrun
+
+
+@cache
+def stop_unless_controller_answers():
+    """Called while jobs are planned, for a moment later the executor asks Slurm for its limits and waits long for them."""
+    problem = slurm.controller_problem() if submits() else None
+    if problem:
+        raise WorkflowError(problem)
+
+
 def stop_unless_cluster_fits():
     """Before the first job goes to Slurm: errors that would otherwise show later, as jobs that fail or wait for ever."""
-    if (
-        workflow.remote_exec
-        or not workflow.is_main_process
-        or not workflow.non_local_exec
-    ):
-        return
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
-    if not jobs:
+    if not jobs or not submits():
         return
-    found = [slurm.controller_problem()]
-    if not any(found):
-        found = slurm.partition_problems(os.environ)
+    stop_unless_controller_answers()
+    found = slurm.partition_problems(os.environ)
     if not found:
         # One refusal at a time: a wrong account is the same for every rule.
         requests = {slurm_request(job): job.rule.name for job in jobs}

@@ -5,7 +5,8 @@ python scripts/lineage.py --recipe config/recipes/tiny.yaml --output results/tin
 
 from nano3 import cli
 from nano3.artifacts.lineage import mermaid, read_lineage
-from nano3.report.graph import draw_lineage, standalone
+from nano3.report.boxes import standalone
+from nano3.report.graph import draw_lineage
 from nano3.stage import recipe_results
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -76,19 +77,27 @@ def test_a_second_invocation_submits_nothing(built):
     assert "Nothing to be done" in output and "has been submitted" not in output
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"NANO3_PARTITION": "nowhere"}, ["NANO3_PARTITION is 'nowhere'", "batch, gated, high, low"]),
-        ({"NANO3_PARTITION": "gated"}, ["NANO3_ACCOUNT is not set", "only for the accounts nano"]),
-        ({"NANO3_GPU_TYPE": "b300"}, ["Requested node configuration is not available", "NANO3_GPU_TYPE"]),
-        ({"NANO3_CONTAINER_RUNTIME": "pyxis"}, ["pyxis plugin is missing"]),
-        ({"SLURM_CONF": "/nowhere"}, ["SLURM_CONF"]),
-    ],
-)
-def test_a_wrong_setting_is_named_within_thirty_seconds_and_nothing_is_submitted(site, environment, expected):
-    if "SLURM_CONF" in environment:  # the test's commands know their cluster; take Slurm's own
-        environment |= {"PATH": site.environment["PATH"].replace(str(site.path.parent / "cluster" / "bin"), "/nowhere")}
+WRONG = {
+    "partition": ({"NANO3_PARTITION": "nowhere"}, ["NANO3_PARTITION is 'nowhere'", "batch, gated, high, low"]),
+    "account": ({"NANO3_PARTITION": "gated"}, ["NANO3_ACCOUNT is not set", "only for the accounts nano"]),
+    "gpu": ({"NANO3_GPU_TYPE": "b300"}, ["Requested node configuration is not available", "NANO3_GPU_TYPE"]),
+    "container runtime": ({"NANO3_CONTAINER_RUNTIME": "pyxis"}, ["pyxis plugin is missing"]),
+    "container image": (
+        {"NANO3_CONTAINER_RUNTIME": "apptainer", "NANO3_IMAGE_TRAIN": "/nowhere.sif"},
+        ["/nowhere.sif does not exist", "set NANO3_IMAGE_TRAIN"],
+    ),
+    "controller": ({"SLURM_CONF": "dead.conf"}, ["Slurm can't be used", "is DOWN", "SLURM_CONF is dead.conf"]),
+}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_wrong_setting_is_named_within_thirty_seconds_and_nothing_is_submitted(site, setting):
+    environment, expected = WRONG[setting]
+    if setting == "controller":
+        config = Path(site.environment["SLURM_CONF"]).read_text()
+        (site.path / "dead.conf").write_text(re.sub(r"(SlurmctldPort)=\d+", r"\1=1", config))
+        wrappers = str(site.path.parent / "cluster" / "bin")  # they know their cluster; take Slurm's own commands
+        environment = environment | {"PATH": site.environment["PATH"].replace(wrappers, "/nowhere")}
     output = site.snakemake("results/alone/sft/model", check=False, timeout=30, **environment)
     for text in expected:
         assert text in output

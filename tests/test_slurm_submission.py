@@ -6,13 +6,12 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 
 import pytest
 
 from nano3.recipe import load_recipe
-from workspace import Workspace
+from workspace import ROOT, Workspace
 
 pytestmark = pytest.mark.workflow
 
@@ -122,30 +121,39 @@ print(done.stdout, used.ru_utime + used.ru_stime, used.ru_maxrss, sep="\\n")
 """
 
 
-@pytest.fixture
-def laptop(tmp_path):
-    """Environment of a machine without Slurm."""
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory):
+    """PATH of a machine without Slurm."""
+    programs = tmp_path_factory.mktemp("laptop")
     for program in ("bash", "sh", "which"):
-        (tmp_path / program).symlink_to(shutil.which(program))
-    return os.environ | {"PATH": str(tmp_path)}
+        (programs / program).symlink_to(shutil.which(program))
+    return str(programs)
 
 
-def test_nano3_is_planned_without_slurm_in_seconds_and_little_memory(workspace, laptop):
-    command = ["-m", "snakemake", "--profile", "slurm", "--dryrun", "--quiet", "rules", "--", "results/nano3/rl/final"]
-    measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, sys.executable, *command],
-        cwd=workspace.path,
-        env=laptop | {"PYTHONPATH": str(workspace.path / "scripts")},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    *_, seconds, kibibytes = measured.split()
-    assert int(re.search(r"^total +(\d+)", measured, re.M)[1]) > 2000
-    assert float(seconds) < 15, "seconds of processor time; on an idle machine the wall time is the same"
-    assert int(kibibytes) < 400 * 1024
+@pytest.fixture(scope="module")
+def planned(workspace, laptop):
+    """What the dry run of nano3's main command printed, and the seconds of processor time and KiB that it took."""
+    command = ["-m", "snakemake", "--profile", "slurm", "--dryrun", "results/nano3/rl/final"]
+    output = workspace.python("-c", MEASURE, sys.executable, *command, PATH=laptop).stdout
+    *_, seconds, kibibytes = output.split()
+    return output, float(seconds), int(kibibytes)
+
+
+def test_nano3_is_planned_without_slurm_in_seconds_and_little_memory(planned):
+    output, seconds, kibibytes = planned
+    assert int(re.search(r"^total +(\d+)", output, re.M)[1]) > 2000
+    assert seconds < 15, "seconds of processor time; on an idle machine the wall time is the same"
+    assert kibibytes < 400 * 1024
+
+
+def test_the_lines_above_are_those_of_every_gpu_rule():
+    execution = load_recipe(ROOT / "config/recipes/nano3.yaml").execution
+    rules = "".join(file.read_text() for file in sorted((ROOT / "rules").glob("*.smk"))).split("\nrule ")
+    sections = {text.split(":")[0]: re.search(r'resources_of\("(\w+)"\)', text) for text in rules[1:]}
+    with_gpus = {rule for rule, found in sections.items() if found and getattr(execution, found[1]).gpus_per_node}
+    assert with_gpus == set(GPU_RULES)
 
 
 def test_the_estimate_of_nano3_needs_no_cluster(workspace, laptop):
-    workspace.snakemake("--profile", "slurm", "results/nano3/estimate.txt", PATH=laptop["PATH"], NANO3_POLL_SECONDS="1")
+    workspace.snakemake("--profile", "slurm", "results/nano3/estimate.txt", PATH=laptop, NANO3_POLL_SECONDS="1")
     assert "31,577,940,288 in total" in (workspace.path / "results/nano3/estimate.txt").read_text()

@@ -1,16 +1,16 @@
-"""The graph of the workflow's rules, as Snakemake itself plans it: for the README (Mermaid) and as a picture (SVG)."""
+"""The graph of the workflow's rules, as Snakemake itself plans it: for the docs, and as a picture (SVG)."""
 
 import json
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
 
 from nano3.errors import UserError
-from nano3.report import graph
+from nano3.report import boxes
 
-BEGIN, END = "<!-- rule graph: python scripts/dag.py --readme README.md -->", "<!-- end of rule graph -->"
+BEGIN, END = "<!-- drawn from the workflow: python scripts/dag.py --docs -->", "<!-- end of what is drawn -->"
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ def arrange(jobs: Counter, edges: set[tuple[str, str]]) -> RuleGraph:
     while len(ordered) < len(names):
         ready = [name for name in names if name not in ordered and before[name] <= set(ordered)]
         if not ready:
-            raise UserError(f"the rules form a cycle: {', '.join(set(names) - set(ordered))}")
+            raise UserError(f"the rules form a cycle: {', '.join(sorted(set(names) - set(ordered)))}")
         ordered += ready
     index = {name: number for number, name in enumerate(ordered)}
     numbered = sorted((index[source], index[target]) for source, target in edges)
-    kept = [(ordered[source], ordered[target]) for source, target in graph._reduced(numbered)]
+    kept = [(ordered[source], ordered[target]) for source, target in boxes.reduced(numbered)]
     return RuleGraph({name: jobs[name] for name in ordered}, kept)
 
 
@@ -64,53 +64,39 @@ def job_table(rules: RuleGraph) -> str:
     return "\n".join(["| rule | jobs |", "|---|---:|", *rows, total])
 
 
-def readme_block(rules: RuleGraph) -> str:
-    """What stands between the README's two markers."""
-    return f"{BEGIN}\n{mermaid(rules)}\n{END}"
+# Page -> the recipe it shows, and how; between two markers, as `docs` writes it.
+DOCS = {Path("README.md"): ("tiny", mermaid), Path("profiles/README.md"): ("nano3", job_table)}
 
 
-def replace_block(text: str, block: str) -> str:
-    """The text with its marked part replaced. Raises UserError when a marker is missing."""
+def docs() -> dict[Path, str]:
+    """The pages that show the workflow, as they should be."""
+    return {
+        page: replace_block(page, show(plan(f"results/{recipe}/rl/final"))) for page, (recipe, show) in DOCS.items()
+    }
+
+
+def replace_block(page: Path, block: str) -> str:
+    """The page's text with what is between its markers replaced. Raises UserError when a marker is missing."""
+    text = page.read_text()
     if BEGIN not in text or END not in text:
-        raise UserError(f"the markers are missing; put these two lines where the graph belongs:\n{BEGIN}\n{END}")
-    return text[: text.index(BEGIN)] + block + text[text.index(END) + len(END) :]
+        raise UserError(f"{page} lacks the markers; put these lines where the drawing belongs:\n{BEGIN}\n{END}")
+    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{block}\n{text[text.index(END) :]}"
 
 
 def svg(rules: RuleGraph, title: str) -> str:
     """The graph as a self-contained SVG: a box for each rule, with its number of jobs."""
     names = list(rules.rules)
     edges = [(names.index(source), names.index(target)) for source, target in rules.edges]
-    layers = graph._layers(len(names), edges)
-    steps = graph._routed(layers, edges)
-    layers = graph._ordered(layers, steps)
-    width = 2 * graph.MARGIN + max(graph._span(layer) for layer in layers)
-    height = 2 * graph.MARGIN + len(layers) * graph.BOX_HEIGHT + (len(layers) - 1) * graph.GAP_Y
-    place = graph._places(layers, width)
-    drawn = [graph._edge(place[source], place[target]) for source, target in steps]
-    drawn += [graph._pass(*place[index]) for index in sorted(place) if index < 0]
-    drawn += [_box(names[index], rules.rules[names[index]], *place[index]) for index in sorted(place) if index >= 0]
+    drawn = [boxes.Box(_words(name), _jobs(count), _sort(name)) for name, count in rules.rules.items()]
     described = f"{sum(rules.rules.values())} jobs of {len(names)} rules"
-    picture = (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-labelledby="t d">'
-        f'<title id="t">{escape(title)}</title><desc id="d">{described}</desc>' + "".join(drawn) + "</svg>"
-    )
-    return graph.standalone(picture)
+    return boxes.standalone(boxes.draw(drawn, edges, title=title, described=described, css_class="rules"))
 
 
-def _box(name: str, count: int, center: float, y: float) -> str:
-    return (
-        f'<g><rect class="box c{_colour(name)}" x="{center - graph.BOX_WIDTH / 2:g}" y="{y:g}"'
-        f' width="{graph.BOX_WIDTH}" height="{graph.BOX_HEIGHT}" rx="7"/>'
-        f'<text class="name" text-anchor="middle" x="{center:g}" y="{y + 19:g}">{escape(_words(name))}</text>'
-        f'<text class="note" text-anchor="middle" x="{center:g}" y="{y + 35:g}">{_jobs(count)}</text></g>'
-    )
-
-
-def _colour(name: str) -> int:
-    """As in the lineage graph: models, measurements, data."""
+def _sort(name: str) -> str:
+    """As in the lineage graph."""
     if name.startswith("pretrain") or name in {"sft", "final"} or name.startswith("rlvr"):
-        return 3
-    return 5 if name in {"evaluate", "report", "lineage"} else 1
+        return "model"
+    return "evaluation" if name in {"evaluate", "report", "lineage"} else "data"
 
 
 def _words(name: str) -> str:

@@ -48,8 +48,10 @@ def controller_problem() -> str | None:
         answer = str(error)
     if " UP" in answer:
         return None
+    lines = answer.strip().splitlines()
+    said = next((line for line in lines if " DOWN" in line), lines[-1]).removeprefix("scontrol: ")
     return (
-        f"Slurm can't be used: {answer.strip().splitlines()[-1].removeprefix('scontrol: ')}\n"
+        f"Slurm can't be used: {said}\n"
         f"    SLURM_CONF is {os.environ.get('SLURM_CONF', 'not set')}: is it the right cluster, and this a login node?"
         " Else ask its administrators."
     )

@@ -125,9 +125,8 @@ def down(root: Path, *, purge: bool = False) -> None:
     if (root / "run" / "slurmctld.pid").exists():
         _ask(environment, "scancel", "--user", getpass.getuser())
         time.sleep(1)
-    files = sorted((root / "run").glob("slurmd-*.pid"))
-    for file in [root / "run" / "slurmctld.pid", *files, root / "run" / "munged.pid"]:
-        _stop(file)
+    _stop([root / "run" / "slurmctld.pid", *(root / "run").glob("slurmd-*.pid")])
+    _stop([root / "run" / "munged.pid"])
     if purge:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -222,17 +221,24 @@ def _wait(what: str, root: Path, ready) -> None:
     raise RuntimeError(f"{what} did not come up within 30 s\n{logs}")
 
 
-def _stop(file: Path) -> None:
-    try:
-        pid = int(file.read_text())
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(40):
-            time.sleep(0.25)
-            os.kill(pid, 0)
-        os.kill(pid, signal.SIGKILL)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        pass
-    file.unlink(missing_ok=True)
+def _stop(files: list[Path]) -> None:
+    """End the processes whose ids are in the files: with SIGTERM, and after ten seconds with SIGKILL."""
+    running = set()
+    for file in files:
+        with suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            pid = int(file.read_text())
+            os.kill(pid, signal.SIGTERM)
+            running.add(pid)
+    for _ in range(100):
+        running = {pid for pid in running if Path(f"/proc/{pid}").exists()}
+        if not running:
+            break
+        time.sleep(0.1)
+    for pid in running:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _processes() -> list[int]:

@@ -15,6 +15,7 @@ from slurm import cluster
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "tests" / "recipes"
+IMPATIENT = ROOT / "tests" / "slurm" / "impatient"
 # Factor on every time limit, for slow machines.
 PATIENCE = float(os.environ.get("NANO3_TEST_PATIENCE", "1"))
 
@@ -38,9 +39,9 @@ class Site:
         for recipe in RECIPES.glob("*.yaml"):
             shutil.copy(recipe, self.path / "config" / "recipes" / recipe.name)
         programs = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        self.environment = os.environ | environment | {"PATH": programs, "PYTHONPATH": str(self.path / "scripts")}
-        # The executor looks after 4, 18, 42, ... seconds, and most jobs here take between ten and fifteen.
-        self.environment |= {"OMP_NUM_THREADS": "1", "NANO3_POLL_SECONDS": "4"}
+        modules = f"{self.path / 'scripts'}{os.pathsep}{IMPATIENT}"
+        self.environment = os.environ | environment | {"PATH": programs, "PYTHONPATH": modules}
+        self.environment |= {"OMP_NUM_THREADS": "1", "NANO3_POLL_SECONDS": "2"}
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         """Start a command in the clone, in a process group of its own."""
@@ -52,6 +53,7 @@ class Site:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen_to_ctrl_c,
         )
 
     def run(self, *arguments: str, check: bool = True, timeout: float = 300, **environment: str) -> str:
@@ -78,6 +80,11 @@ class Site:
     def slurm(self, *command: str) -> str:
         """Output of a Slurm command."""
         return self.run(*command, timeout=20)
+
+
+def _listen_to_ctrl_c() -> None:
+    """Children of what a shell put into the background are born deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(what: str, ready, seconds: float = 120):
