@@ -158,6 +158,5 @@ def test_a_compiled_step_writes_the_same_text_beyond_the_first_capacity():
 
 def test_compiling_without_a_compiler_is_an_error_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "can_compile", lambda: False)
-    module._compiled.cache_clear()
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
         generate(trained_looking(), PROMPTS, max_new_tokens=2, compiled=True)

@@ -5,8 +5,9 @@ nothing crosses from it into the prompt. Row i draws its random numbers from col
 row samples does not depend on when the others stop.
 """
 
-import functools
 import shutil
+import types
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,12 +74,12 @@ def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed
     running = torch.ones(total, dtype=torch.bool, device=device)  # of all rows
     rows = torch.arange(total, device=device)  # the rows still computed
 
-    decode, draw = (_compiled(decode_step), _compiled(choose)) if compiled else (decode_step, choose)
+    decode = _compiled(model, temperature, top_p) if compiled else decode_step
     logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
     for step in range(max_new_tokens):
         uniform = torch.rand(total, generator=draws, dtype=torch.float64).to(device)[rows]
         if step == 0:
-            chosen, logprob = draw(logits, temperature, top_p, uniform)  # [r], [r]
+            chosen, logprob = choose(logits, temperature, top_p, uniform)  # [r], [r]
         else:
             cache.reserve(1)
             chosen, logprob = decode(model, chosen, cache, temperature, top_p, uniform)
@@ -123,16 +124,29 @@ def can_compile() -> bool:
     return torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
-@functools.cache
-def _compiled(function: Callable) -> Callable:
-    """`function` through torch.compile, once per process. Raises UserError where there is nothing to compile with."""
+def _compiled(model: NemotronH, temperature: float, top_p: float) -> Callable:
+    """`decode_step` of this model through torch.compile, made once. Raises UserError where nothing can compile it.
+
+    Of the checks that torch.compile makes before every call only those of the shapes stay: the hundreds that look
+    through the model take as long as an eighth of a step. So there is one function, with a code object
+    of its own, for every model and setting: what they would tell apart."""
     if not can_compile():
         raise UserError(
             "compiled generation needs a C++ compiler and found neither c++, g++ nor clang++ on PATH.\n"
             "  Install one (Debian: apt-get install g++), or generate without `compiled`."
         )
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # row counts, capacities
-    return torch.compile(function, dynamic=False)
+    functions = _COMPILED.setdefault(model, {})
+    if (temperature, top_p) not in functions:
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # row counts, capacities
+        own = types.FunctionType(decode_step.__code__.replace(), decode_step.__globals__)
+        options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "size_asserts": False}
+        if model.lm_head.weight.device.type == "cpu":
+            options["cpp_wrapper"] = True  # calls between kernels cost as much as the kernels themselves
+        functions[temperature, top_p] = torch.compile(own, dynamic=False, options=options)
+    return functions[temperature, top_p]
+
+
+_COMPILED: weakref.WeakKeyDictionary[NemotronH, dict[tuple[float, float], Callable]] = weakref.WeakKeyDictionary()
 
 
 def stream(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis."""
+    """x / rms(x) * weight over the last axis; under autocast in its type, since matrix products come next."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -20,25 +20,27 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         if torch.is_grad_enabled():
-            return _RMSNorm.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+            return _RMSNorm.apply(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps).to(dtype)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, eps):
+    def forward(ctx, x, weight, eps, dtype):
         full = x.float()
         scale = inverse_rms(full, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (full * scale).mul_(weight.float()).to(x.dtype)
+        return (full * scale).mul_(weight.float()).to(dtype)
 
     @staticmethod
     def backward(ctx, dy):
         x, weight, scale = ctx.saved_tensors
         full, dy = x.float(), dy.float()
         dx, dweight = rms_backward(dy, full, weight.float(), scale)
-        return dx.to(x.dtype), dweight.to(weight.dtype), None
+        return dx.to(x.dtype), dweight.to(weight.dtype), None, None
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
