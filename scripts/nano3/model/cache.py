@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nano3.model.config import ATTENTION, MAMBA, ModelConfig
+from nano3.model.moe import DecodingWeights
 
 BLOCK = 128  # key/value capacity is a multiple of this: few shapes, so compiled code is compiled few times
 
@@ -75,7 +76,7 @@ class Cache:
     is never attended to.
     """
 
-    layers: list[MambaState | AttentionState | None]  # None: an MoE layer remembers nothing
+    layers: list[MambaState | AttentionState | DecodingWeights | None]  # an MoE layer remembers nothing of the text
     starts: Tensor  # [b] int64
     length: int = 0
     position: Tensor = field(init=False)  # [1] int64: length again, for compiled code to read
@@ -107,7 +108,7 @@ class Cache:
         """Keep only these rows (indices [r] int64), in this order."""
         self.starts = self.starts[rows]
         for layer in self.layers:
-            if layer is not None:
+            if isinstance(layer, MambaState | AttentionState):
                 layer.select(rows)
 
 

@@ -198,6 +198,7 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
         device=device,
     )
     last = model.hidden(ids, doc_ids=doc_ids, cache=cache)[:, -1]
+    model.prepare_decoding(cache)
     return F.linear(last, model.lm_head.weight).float(), cache
 
 

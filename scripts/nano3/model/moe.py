@@ -14,6 +14,8 @@ token at one of its experts. Both expert matrices are stored [E, F, D], so that 
 [E*F, D] matrix.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,9 +70,13 @@ class Experts(nn.Module):
 def dense_experts(x: Tensor, weights: Tensor, experts: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """Every expert on every token, weight zero where it was not chosen."""
     e, width, _ = up.shape
-    gates = torch.zeros(x.shape[0], e, dtype=weights.dtype, device=x.device).scatter_(1, experts, weights)
     hidden = F.linear(x, up.flatten(0, 1)).relu_().square_().view(-1, e, width)
-    return hidden.mul_(gates.to(x.dtype)[..., None]).flatten(1) @ down.flatten(0, 1)
+    return hidden.mul_(gates(weights, experts, e).to(x.dtype)[..., None]).flatten(1) @ down.flatten(0, 1)
+
+
+def gates(weights: Tensor, experts: Tensor, count: int) -> Tensor:
+    """weights and experts [N, k] -> [N, count], zero for experts that were not chosen."""
+    return weights.new_zeros(weights.shape[0], count).scatter_(1, experts, weights)
 
 
 class _SortedExperts(torch.autograd.Function):
@@ -170,6 +176,14 @@ class _ReluSquared(torch.autograd.Function):
         return (dy * positive).mul_(2)
 
 
+@dataclass(frozen=True)
+class DecodingWeights:
+    """The matrices of all routed experts and, at the end, of the shared one; W = E*F + the shared expert's width."""
+
+    up: Tensor  # [W, D]
+    down: Tensor  # [W, D]
+
+
 class MoE(nn.Module):
     """Routed experts plus the shared one."""
 
@@ -193,6 +207,27 @@ class MoE(nn.Module):
             self.counts += torch.bincount(experts.flatten(), minlength=self.counts.shape[0])
             self.scores = scores.view(*x.shape[:-1], -1)
         return (self.experts(flat, weights, experts) + self.shared_experts(flat)).view_as(x)
+
+    def decoding_weights(self, rows: int) -> DecodingWeights | None:
+        """All experts as one for steps of `rows` tokens; None where that many tokens are better sorted by expert."""
+        up, down = self.experts.up_proj.flatten(0, 1), self.experts.down_proj.flatten(0, 1)
+        if rows * up.numel() >= DENSE_BELOW * self.experts.up_proj.shape[0]:
+            return None
+        shared, device = self.shared_experts, up.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else up.dtype
+        joined = [torch.cat([up, shared.up_proj.weight]), torch.cat([down, shared.down_proj.weight.T])]
+        return DecodingWeights(*(matrix.to(dtype) for matrix in joined))
+
+    def step(self, x: Tensor, joined: DecodingWeights | None) -> Tensor:
+        """One token per row without gradient, x [N, D] -> [N, D]: two products for all experts and the shared one."""
+        if joined is None:
+            return self(x)
+        _, weights, experts = self.gate(x)
+        count, width, _ = self.experts.up_proj.shape
+        hidden = F.linear(x, joined.up).relu_().square_()
+        routed = hidden[:, : count * width].view(-1, count, width)
+        routed.mul_(gates(weights, experts, count).to(hidden.dtype)[..., None])
+        return hidden @ joined.down
 
     @torch.no_grad()
     def update_bias(self, rate: float) -> None:

@@ -102,9 +102,15 @@ class NemotronH(nn.Module):
             elif letter == ATTENTION:
                 u = block.mixer.step(u, visible, state, cache.position)
             else:
-                u = block.mixer(u)
+                u = block.mixer.step(u, state)
             x = x + u
         return self.norm_f(x)
+
+    def prepare_decoding(self, cache: Cache) -> None:
+        """Put into the cache what makes its next steps cheaper, from the weights as they are now."""
+        for i, block in enumerate(self.layers):
+            if isinstance(block.mixer, MoE):
+                cache.layers[i] = block.mixer.decoding_weights(cache.rows)
 
     def expert_counts(self) -> Tensor:
         """Tokens per expert in training forwards since the last `update_expert_bias`: [MoE layers, experts] int64."""
