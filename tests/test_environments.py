@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nano3 import environments
 from nano3.environments import Reward, bounded
+from nano3.environments.code_gen import same_json, same_text
 from nano3.environments.instruction_following import KINDS
 from nano3.environments.language import LANGUAGES, is_written_in
 from nano3.environments.math import compare
@@ -44,6 +45,31 @@ def tool_use(action):
     return row("single_step_tool_use_with_argument_comparison_agent", expected_action=action)
 
 
+def code(tests):
+    return row("code_gen_simple_agent", verifier_metadata={"unit_tests": tests})
+
+
+def question(expected, **fields):
+    return row("equivalence_llm_judge_simple_agent", question="What?", expected_answer=expected, **fields)
+
+
+def rubric(*lines, **fields):
+    prompt = {"input": [{"role": "user", "content": "Be brief."}]}
+    return row("multichallenge_simple_agent", rubric=list(lines), responses_create_params=prompt, **fields)
+
+
+def work(truth=(), **fields):
+    tables = {"emails": [{"id": "1", "subject": "lunch", "sender/recipient": "a@b.c"}]}
+    fields = {"database": tables, "responses_create_params": {"input": "Hi"}, **fields}
+    return row("workplace_assistant_simple_agent", ground_truth=list(truth), **fields)
+
+
+def bank(truth=(), **fields):
+    tables = {"accounts": [{"id": "0", "name": "main", "balance": 100}], "cards": [{"id": "red", "status": "active"}]}
+    fields = {"database": tables, "user": [], "responses_create_params": {"input": "Hi"}, **fields}
+    return row("banking_simple_agent", ground_truth=list(truth), **fields)
+
+
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
@@ -61,6 +87,22 @@ EXAMPLES = {
     "following": (following(("punctuation:no_comma", None)), "No commas here."),
     "tool use": (tool_use(CALL), GOOD_CALL),
     "plain reply": (tool_use({"type": "message"}), "Hello!"),
+    "code": (
+        code({"inputs": ["2", "3"], "outputs": ["4", "6"], "fn_name": "f"}),
+        "So:\n```python\ndef f(n):\n    return 2 * n\n```",
+    ),
+    "program": (
+        code({"inputs": ["2\n"], "outputs": ["4\n"], "fn_name": None}),
+        "```\nprint(2 * int(input()))\n```\nDone.",
+    ),
+    "question": (question("The Nile"), "The answer is nile."),
+    "long context": (
+        row("long_context_qa_simple_agent", question="Who?", expected_answer=["Ada", "Ada Lovelace"]),
+        "Ada Lovelace!",
+    ),
+    "rubric": (rubric({"instruction_id": "punctuation:no_comma"}), "Fine."),
+    "work": (work(), "Nothing to do."),
+    "bank": (bank(), "Nothing to do."),
 }
 
 
@@ -96,15 +138,16 @@ def test_broken_thinking_scores_zero_and_is_not_well_formed(example, answer):
         assert reward.value == 0.0 and not reward.well_formed and reward.reason, broken
 
 
-@pytest.mark.parametrize("name", ["maths", "choice", "structured", "tool use"])
+@pytest.mark.parametrize("name", ["maths", "choice", "structured", "tool use", "code", "program", "question"])
 def test_an_answer_in_the_thinking_only_scores_zero(name):
     example, answer = EXAMPLES[name]
     assert score(example, "I can't say.", thinking=answer).value == 0.0
 
 
 MARKS = ("</think>", "<think>", "\\boxed{", "}", "{", "<tool_call>", "<function=", "</tool_call>", "```json\n", "```")
+PROGRAM = "```python\ndef f(n):"
 ODDITIES = ("B", "132", '"name"', "[[", "<<", "******", "\n\n", "\\frac{1}{0}", "\\left(", "1e9", "\x00", "\ud800", "½")
-FRAGMENTS = st.sampled_from(MARKS + ODDITIES)
+FRAGMENTS = st.sampled_from((*MARKS, PROGRAM, *ODDITIES))
 TEXT = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=12).map("".join)
 
 
@@ -190,6 +233,25 @@ def test_an_unknown_environment_is_an_error_that_names_the_known_ones():
         (following(("punctuation:no_comma", None), kwargs=[]), "same number"),
         (following(("language:response_language", {"language": "tlh"})), "unknown"),
         (tool_use({"type": "function_call"}), "expected_action"),
+        (code({"inputs": ["1"], "outputs": []}), "same number"),
+        (code({"inputs": [], "outputs": []}), "at least one"),
+        (code({"inputs": ["1"], "outputs": [" \n"]}), "does nothing"),
+        (code({"inputs": ["{"], "outputs": ["1"], "fn_name": "f"}), "unit_tests"),
+        (code({"inputs": [1], "outputs": ["1"]}), "must be texts"),
+        (row("code_gen_simple_agent"), "unit_tests"),
+        (question(" the "), "expected_answer"),
+        (question(None), "expected_answer"),
+        (rubric(), "empty"),
+        (rubric({"question": "Polite?"}), "judge"),
+        (rubric({"pass_criteria": "YES"}), "rubric line"),
+        (rubric({"instruction_id": "poetry:rhyme"}), "poetry:rhyme"),
+        (work([{"name": "fly", "arguments": "{}"}]), "ground_truth"),
+        (work([{"name": "email_delete_email", "arguments": '{"email_id": "7"}'}]), "no record"),
+        (work(database=None), "database"),
+        (work(database={"planes": []}), "planes"),
+        (work(database={"emails": [{"subject": "x"}]}), "with an id"),
+        (bank(user=[{"say": "x"}]), "user line"),
+        (bank([{"name": "transfer", "arguments": '{"source": "main", "to": "Ada", "amount": 200}'}]), "not enough"),
         (tool_use({"type": "function_call", "name": "f", "arguments": "[1]"}), "object"),
     ],
 )
@@ -371,6 +433,62 @@ def test_a_check_sees_no_network_no_files_and_no_environment(tmp_path, monkeypat
 def test_what_a_check_leaves_behind_the_next_one_does_not_see():
     bounded.call("sys:setrecursionlimit", 4321, seconds=5)
     assert bounded.call("sys:getrecursionlimit", seconds=5) != 4321
+
+
+# Code
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [
+        ("4\n", "4", True),
+        ("4 5 \n6", "4  5\n6\n", True),
+        ("4 5 6", "4 5\n6", False),
+        ("0.50", "0.5", True),
+        ("1e3", "1000", True),
+        ("nan", "nan", True),
+        ("inf", "Infinity", False),
+        ("", "4", False),
+        ("4\n4", "4", False),
+        ("9" * 200, "9" * 199 + "8", False),
+    ],
+)
+def test_outputs_are_compared_by_line_and_word_and_numbers_by_value(output, expected, same):
+    assert same_text(output, expected) == same
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [
+        ("[1, 2.0]", "[1.0, 2]", True),
+        ("true", "1", False),
+        ("[true]", "[1]", False),
+        ('{"a": [1]}', '{"a":[1]}', True),
+        ('{"a": 1, "b": 2}', '{"a": 1}', False),
+        ("NaN", "NaN", False),
+        ("1 1", "1", False),
+        ("", "null", False),
+        ("[" * 100_000, "1", False),
+        ("9" * 5000, "1", False),
+    ],
+)
+def test_results_are_compared_as_json_values(output, expected, same):
+    assert same_json(output, expected) == same
+
+
+def test_the_last_closed_code_block_is_the_program():
+    example = EXAMPLES["code"][0]
+    right, wrong = "```python\ndef f(n):\n    return 2*n\n```", "```python\ndef f(n):\n    return n\n```"
+    assert score(example, f"{wrong}\nNo:\n{right}").value == 1.0
+    assert score(example, f"{right}\nNo:\n{wrong}").value == 0.0
+    assert not score(example, "def f(n): return 2*n").well_formed
+    assert not score(example, right.removesuffix("```")).well_formed
+
+
+def test_one_failed_test_of_many_is_no_reward_and_named():
+    example = code({"inputs": ["2", "3", "0"], "outputs": ["4", "6", "1"], "fn_name": "f"})
+    reward = score(example, "```python\ndef f(n):\n    return 2*n\n```")
+    assert reward.value == 0.0 and reward.reason == "test 3 of 3: '0', expected '1'"
 
 
 # Multiple choice
