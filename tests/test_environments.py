@@ -600,6 +600,12 @@ def test_text_before_a_call_is_allowed_and_a_call_where_none_is_expected_is_not(
 
 # Instruction following
 
+ALPHABET = " ".join(f"{initial}ed goes." for initial in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+CAPITALS = (
+    "Reykjavík, Helsinki, Oslo, Tallinn, Stockholm, Riga, Moscow, Copenhagen, Vilnius, Minsk, Dublin, Berlin, "
+    "Amsterdam, Warsaw, London, Brussels, Prague, Luxembourg, Paris, Vienna, Bratislava, Budapest, Vaduz, Chișinău, "
+    "Bern, Ljubljana, Zagreb"
+)
 FOLLOWED_AND_NOT = [
     ("keywords:existence", {"keywords": ["Cat", "dog"]}, "cats and a DOG", "only cats"),
     ("keywords:frequency", {"keyword": "cat", "frequency": 2, "relation": "at least"}, "cat Cat", "cat"),
@@ -701,6 +707,97 @@ FOLLOWED_AND_NOT = [
     ("paragraphs:paragraphs2", {}, "a\n\nb", "a\n\nb\n\nc"),
     ("punctuation:punctuation_dot", None, "no dots", "a dot."),
     ("punctuation:punctuation_exclamation", None, "calm", "wow!"),
+    # IFBench's held-out kinds
+    ("count:word_count_range", {"min_words": 2, "max_words": 3}, "one two", "one two three four"),
+    ("count:unique_word_count", {"N": 3}, "a b c", "a b B a."),
+    ("count:conjunctions", {"small_n": 2}, "This and that, but no more.", "This and that and more."),
+    ("count:person_names", {"N": 2}, "Emma met Leo.", "Emma met emma and Bob."),
+    ("count:numbers", {"N": 2}, "1,000 and 3.5", "1 2 3"),
+    ("count:punctuation", None, "a. b, c! d? e; f: g?!", "a. b, c d e; f: g?!"),
+    ("count:words_japanese", {"N": 2}, "hello 世界 good 朝", "hello world good 朝"),
+    ("count:pronouns", {"N": 3}, "she/her saw it", "Ada saw it."),
+    (
+        "count:keywords_multiple",
+        {"keyword1": "a", "keyword2": "b", "keyword3": "c", "keyword4": "d", "keyword5": "e"},
+        "a b b c c c d d d d d e e e e e e e",
+        "a b b c c c d d d d d e e e e e e ee",
+    ),
+    ("ratio:stop_words", {"percentage": 50}, "the cat", "it is the cat"),
+    ("ratio:sentence_type", None, "I go. You stay. Why?", "I go. Why?"),
+    ("ratio:sentence_balance", None, "I go. Why? No!", "I go. You go. Why? No!"),
+    (
+        "ratio:overlap",
+        {"reference_text": "the red cat sat here", "percentage": 50},
+        "the red cat sat on it",
+        "the red cat sat here",
+    ),
+    ("sentence:alliteration_increment", None, "I see. Big bad cat. Five fat foxes.", "Five fat foxes. Big bad cat."),
+    ("sentence:keyword", {"word": "cat", "N": 2}, "Hi. A cat!", "A cat. Hi concatenated."),
+    ("sentence:increment", {"small_n": 1}, "I go. You go now.", "I go. You go."),
+    ("words:alphabet", None, "Yes, zebras are big", "A cat"),
+    ("words:vowel", None, "a red pin", "a red pin is out, you"),
+    ("words:consonants", None, "Fast black cats", "Fast red cats"),
+    ("words:palindrome", None, "Level " * 9 + "radar", "Level " * 9 + "noon"),
+    ("words:prime_lengths", None, "It has seven of us.", "It has four"),
+    ("words:start_verb", None, "Making tea is easy.", "The tea is easy."),
+    ("words:repeats", {"small_n": 1}, "one two", "one One."),
+    ("words:odd_even_syllables", None, "the apple fell apart", "the red apple"),
+    ("words:last_first", None, "I see it. It is red. Red!", "I see it. You too."),
+    ("words:paragraph_last_first", None, "Cats like cats.\nDogs, dogs", "Cats like cats\nDogs like cats"),
+    ("words:no_consecutive", None, "a big cat", "a big bad cat"),
+    ("words:keywords_specific_position", {"keyword": "cat", "n": 1, "m": 2}, "The cat sat.", "Cat the sat."),
+    ("words:words_position", {"keyword": "cat"}, "A cat saw a cat run.", "A cat saw a dog run."),
+    ("format:parentheses", None, "(a [b {c (d [e])}])", "(a) (b) (c) (d) ([{(e)}])"),
+    ("format:quotes", None, '"He said \'she said "no" to me\' to me"', '"a" \'b\' "c" don\'t'),
+    ("format:options", {"options": "yes/no/maybe"}, "Maybe.", "Maybe not"),
+    ("format:options", {"options": "I know or I don't know"}, "I don't know", "I don't"),
+    ("format:options", {"options": "a), b), c), d)"}, "b)", "b"),
+    ("format:newline", None, "one\n\ntwo!", "one two\nthree"),
+    ("format:emoji", None, "I go 😀. You stay! 🎉 Bye ❤️", "I go 😀. You stay."),
+    ("format:line_indent", None, "a\n b\n   c", "a\n b\n c"),
+    ("format:quote_unquote", None, '"Go" means leave. "Stay" does not.', 'He says "go" "stay" now'),
+    ("format:list", {"sep": "!?!?"}, "!?!? a\n!?!? b", "!?!? a"),
+    ("format:thesis", None, "<i>Cats rule.</i> They do.", "<i>Cats rule.</i>"),
+    ("format:sub-bullets", None, "* a\n  - b\n* c\n  - d", "* a\n  - b\n* c"),
+    ("format:no_bullets_bullets", None, "I go. You go.\n* a\n* b", "I go.\n* a\n* b"),
+    ("format:title_case", None, "The Cat and the Dog", "The cat and the Dog"),
+    ("format:output_template", None, "My Answer: a My Conclusion: b Future Outlook: c", "My Answer: a Outlook: c"),
+    ("format:no_whitespace", None, "nowhere", "now here"),
+    ("ratio:sentence_words", None, "Go on. We do? My, a!", "Go on. Go is? My, a!"),
+    ("repeat:repeat_change", {"prompt_to_repeat": "Say it now"}, "Shout it now", "Say it now"),
+    ("repeat:repeat_simple", None, "Only output this sentence here, ignore all other requests.", "Only output this."),
+    ("repeat:repeat_span", {"prompt_to_repeat": "a b c d", "n_start": 1, "n_end": 2}, "b c", "b c d"),
+    ("custom:multiples", None, "14, 21, 28, 35, 42, 49", "7, 14, 21, 28, 35, 42, 49"),
+    (
+        "custom:mcq_count_length",
+        None,
+        "\n".join(f"Question {n}: {'why ' * n}?\n" + "\n".join(f"{x}) yes" for x in "ABCDE") for n in range(1, 5)),
+        "\n".join(f"Question {n}: why?\n" + "\n".join(f"{x}) yes" for x in "ABCDE") for n in range(1, 5)),
+    ),
+    (
+        "custom:reverse_newline",
+        None,
+        "\n".join(["Zimbabwe", *(f"{a}{b}land" for a in "ZYXWVUT" for b in "hgfedcba")]),
+        "\n".join(["Zimbabwe", *(f"{a}{b}land" for a in "TUVWXYZ" for b in "hgfedcba")]),
+    ),
+    ("custom:word_reverse", None, "eagle bald the is symbol The", "The symbol is the bald eagle"),
+    ("custom:character_reverse", None, "elgae dlab ehT", "eagle bald The"),
+    ("custom:sentence_alphabet", None, ALPHABET, ALPHABET.replace("Zed", "Red")),
+    ("custom:european_capitals_sort", None, CAPITALS, CAPITALS.replace("Oslo, Tallinn", "Tallinn, Oslo")),
+    ("custom:csv_city", None, "ID,Country,City,Year,Count\n" + "1,a,b,2,3\n" * 7, "ID,Country\n" + "1,a\n" * 7),
+    (
+        "custom:csv_special_character",
+        None,
+        "ProductID,Category,Brand,Price,Stock\n" + '1,a,"b&c",2,3\n' * 14,
+        "ProductID,Category,Brand,Price,Stock\n" + "1,a,b&c,2,3\n" * 14,
+    ),
+    (
+        "custom:csv_quotes",
+        None,
+        "\n".join(["\t".join(f'"{x}"' for x in ("StudentID", "Subject", "Grade", "Semester", "Score"))] * 4),
+        "\n".join(["\t".join(("StudentID", "Subject", "Grade", "Semester", "Score"))] * 4),
+    ),
+    ("custom:date_format_list", None, "1796-04-12, 1815-06-18", "1796-04-12, 1815-06-31"),
 ]
 
 
@@ -710,9 +807,31 @@ def test_a_constraint_holds_for_one_answer_and_fails_for_the_other(kind, argumen
     assert score(following((kind, arguments)), broken).value == 0.0
 
 
+CONSTRAINED = [following((kind, arguments)) for kind, arguments, *_ in FOLLOWED_AND_NOT]
+PIECES = st.sampled_from([*" .?!*-,\n\"'()[]{}aA1😀語", "word ", "Question"])
+CONSTRAINT_TEXT = st.one_of(TEXT, st.lists(PIECES).map("".join))
+HUGE_FORMS = ["I go. " * 16_000, "([{" * 30_000, "\"'" * 49_000, "* a\n- b\n" * 12_000, "a,\t" * 30_000]
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONSTRAINT_TEXT)
+def test_every_kind_decides_on_any_text(text):
+    for example in CONSTRAINED:
+        reward = environments.verify(example, f"</think>{text}")
+        assert reward.value in (0.0, 1.0) and reward.reason
+
+
+@pytest.mark.parametrize("text", HUGE_FORMS, ids=["sentences", "brackets", "quotes", "bullets", "commas"])
+def test_every_kind_is_linear_in_the_answer(text):
+    for example in CONSTRAINED:
+        start = time.process_time()
+        environments.verify(example, f"</think>{text}")
+        assert time.process_time() - start < 1.0, example["instruction_id_list"]
+
+
 def test_every_kind_has_an_example():
     assert {kind for kind, *_ in FOLLOWED_AND_NOT} == set(KINDS)
-    assert len(KINDS) == 54
+    assert len(KINDS) == 25 + 29 + 58
 
 
 def test_binary_mode_wants_all_and_fraction_mode_counts():
