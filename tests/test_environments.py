@@ -810,7 +810,7 @@ def test_a_constraint_holds_for_one_answer_and_fails_for_the_other(kind, argumen
 CONSTRAINED = [following((kind, arguments)) for kind, arguments, *_ in FOLLOWED_AND_NOT]
 PIECES = st.sampled_from([*" .?!*-,\n\"'()[]{}aA1😀語", "word ", "Question"])
 CONSTRAINT_TEXT = st.one_of(TEXT, st.lists(PIECES).map("".join))
-HUGE_FORMS = ["I go. " * 16_000, "([{" * 30_000, "\"'" * 49_000, "* a\n- b\n" * 12_000, "a,\t" * 30_000]
+HUGE_FORMS = [form * (15_000 // len(form)) for form in ("I go. ", "([{", "\"'", "* a\n- b\n", "a,\t")]
 
 
 @settings(max_examples=60, deadline=None)
@@ -822,11 +822,11 @@ def test_every_kind_decides_on_any_text(text):
 
 
 @pytest.mark.parametrize("text", HUGE_FORMS, ids=["sentences", "brackets", "quotes", "bullets", "commas"])
-def test_every_kind_is_linear_in_the_answer(text):
+def test_every_kind_is_quick_on_long_answers(text):
     for example in CONSTRAINED:
         start = time.process_time()
         environments.verify(example, f"</think>{text}")
-        assert time.process_time() - start < 1.0, example["instruction_id_list"]
+        assert time.process_time() - start < 0.5, example["instruction_id_list"]
 
 
 def test_every_kind_has_an_example():
