@@ -277,7 +277,17 @@ def test_a_user_without_privileges_can_hold_programs():
     interpreter = next((path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.path.exists(path)), None)
     if interpreter is None:
         pytest.skip("no interpreter that every user may run")
-    program = [interpreter, "-I", "-S", "-c", "import os; print(os.getuid(), os.listdir('/tmp'), os.getpid())"]
+    code = """
+import os
+print(os.getuid(), os.listdir('/tmp'), os.getpid(), open('/proc/self/status').read().count('0000000000000000') >= 5)
+for path in ('/proc/sys/kernel/shmmni', '/usr/x', '/x'):
+    try:
+        open(path, 'w').write('9')
+        print('wrote', path)
+    except OSError:
+        pass
+"""
+    program = [interpreter, "-I", "-S", "-c", code]
     binds = ["/usr", "/bin", "/lib", "/lib64"]
     settings = json.dumps({"binds": binds, "file_bytes": 1 << 20, "seconds": 5, "program": program})
     source = Path(launch.__file__).with_name("cell.py").read_text()
@@ -291,4 +301,4 @@ def test_a_user_without_privileges_can_hold_programs():
         env={},
         cwd="/",
     )
-    assert done.stdout == "0 [] 1\n", done.stderr
+    assert done.stdout == "0 [] 1 True\n", done.stderr

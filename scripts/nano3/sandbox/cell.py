@@ -147,6 +147,8 @@ def _no_shared_memory() -> None:
     for name in ("kernel/shmmni", "user/max_user_namespaces"):
         with contextlib.suppress(OSError):  # older kernels do not let a namespace set them
             _write(f"/proc/sys/{name}", "0")
+    _mount("/proc/sys", "/proc/sys", None, BIND | RECURSIVE)
+    _read_only("/proc/sys")  # 0 inside may be the owner of these
 
 
 def _drop_privileges() -> None:
