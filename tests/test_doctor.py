@@ -37,6 +37,16 @@ def test_missing_and_outdated_packages_are_named_with_what_is_wanted():
     assert problems[1] == "nowhere >=1 is not installed"
 
 
+def test_the_doctor_says_whether_programs_can_be_held(tmp_path, monkeypatch):
+    def finding():
+        return next(each for each in doctor.machine(software(), "test", tmp_path) if each.subject == "sandbox")
+
+    monkeypatch.setattr("nano3.sandbox.launch._possible", lambda: ("bubblewrap",))
+    assert finding().good and "bubblewrap" in finding().says
+    monkeypatch.setattr("nano3.sandbox.launch._possible", lambda: ())
+    assert not finding().good and "Install bubblewrap" in finding().remedy
+
+
 def test_the_doctor_says_how_to_install_what_is_missing(tmp_path):
     wrong = [finding for finding in doctor.machine(software(nowhere=">=1"), "cpu", tmp_path) if not finding.good]
     assert [finding.subject for finding in wrong] == ["packages"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nano3 import environments
 from nano3.environments import Reward, bounded
+from nano3.environments.code_gen import same_json, same_text
 from nano3.environments.instruction_following import KINDS
 from nano3.environments.language import LANGUAGES, is_written_in
 from nano3.environments.math import compare
@@ -44,6 +45,31 @@ def tool_use(action):
     return row("single_step_tool_use_with_argument_comparison_agent", expected_action=action)
 
 
+def code(tests):
+    return row("code_gen_simple_agent", verifier_metadata={"unit_tests": tests})
+
+
+def question(expected, **fields):
+    return row("equivalence_llm_judge_simple_agent", question="What?", expected_answer=expected, **fields)
+
+
+def rubric(*lines, **fields):
+    prompt = {"input": [{"role": "user", "content": "Be brief."}]}
+    return row("multichallenge_simple_agent", rubric=list(lines), responses_create_params=prompt, **fields)
+
+
+def work(truth=(), **fields):
+    tables = {"emails": [{"id": "1", "subject": "lunch", "sender/recipient": "a@b.c"}]}
+    fields = {"database": tables, "responses_create_params": {"input": "Hi"}, **fields}
+    return row("workplace_assistant_simple_agent", ground_truth=list(truth), **fields)
+
+
+def bank(truth=(), **fields):
+    tables = {"accounts": [{"id": "0", "name": "main", "balance": 100}], "cards": [{"id": "red", "status": "active"}]}
+    fields = {"database": tables, "user": [], "responses_create_params": {"input": "Hi"}, **fields}
+    return row("banking_simple_agent", ground_truth=list(truth), **fields)
+
+
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
@@ -61,6 +87,22 @@ EXAMPLES = {
     "following": (following(("punctuation:no_comma", None)), "No commas here."),
     "tool use": (tool_use(CALL), GOOD_CALL),
     "plain reply": (tool_use({"type": "message"}), "Hello!"),
+    "code": (
+        code({"inputs": ["2", "3"], "outputs": ["4", "6"], "fn_name": "f"}),
+        "So:\n```python\ndef f(n):\n    return 2 * n\n```",
+    ),
+    "program": (
+        code({"inputs": ["2\n"], "outputs": ["4\n"], "fn_name": None}),
+        "```\nprint(2 * int(input()))\n```\nDone.",
+    ),
+    "question": (question("The Nile"), "The answer is nile."),
+    "long context": (
+        row("long_context_qa_simple_agent", question="Who?", expected_answer=["Ada", "Ada Lovelace"]),
+        "Ada Lovelace!",
+    ),
+    "rubric": (rubric({"instruction_id": "punctuation:no_comma"}), "Fine."),
+    "work": (work(), "Nothing to do."),
+    "bank": (bank(), "Nothing to do."),
 }
 
 
@@ -96,15 +138,16 @@ def test_broken_thinking_scores_zero_and_is_not_well_formed(example, answer):
         assert reward.value == 0.0 and not reward.well_formed and reward.reason, broken
 
 
-@pytest.mark.parametrize("name", ["maths", "choice", "structured", "tool use"])
+@pytest.mark.parametrize("name", ["maths", "choice", "structured", "tool use", "code", "program", "question"])
 def test_an_answer_in_the_thinking_only_scores_zero(name):
     example, answer = EXAMPLES[name]
     assert score(example, "I can't say.", thinking=answer).value == 0.0
 
 
 MARKS = ("</think>", "<think>", "\\boxed{", "}", "{", "<tool_call>", "<function=", "</tool_call>", "```json\n", "```")
+PROGRAM = "```python\ndef f(n):"
 ODDITIES = ("B", "132", '"name"', "[[", "<<", "******", "\n\n", "\\frac{1}{0}", "\\left(", "1e9", "\x00", "\ud800", "½")
-FRAGMENTS = st.sampled_from(MARKS + ODDITIES)
+FRAGMENTS = st.sampled_from((*MARKS, PROGRAM, *ODDITIES))
 TEXT = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=12).map("".join)
 
 
@@ -190,6 +233,25 @@ def test_an_unknown_environment_is_an_error_that_names_the_known_ones():
         (following(("punctuation:no_comma", None), kwargs=[]), "same number"),
         (following(("language:response_language", {"language": "tlh"})), "unknown"),
         (tool_use({"type": "function_call"}), "expected_action"),
+        (code({"inputs": ["1"], "outputs": []}), "same number"),
+        (code({"inputs": [], "outputs": []}), "at least one"),
+        (code({"inputs": ["1"], "outputs": [" \n"]}), "does nothing"),
+        (code({"inputs": ["{"], "outputs": ["1"], "fn_name": "f"}), "unit_tests"),
+        (code({"inputs": [1], "outputs": ["1"]}), "must be texts"),
+        (row("code_gen_simple_agent"), "unit_tests"),
+        (question(" the "), "expected_answer"),
+        (question(None), "expected_answer"),
+        (rubric(), "empty"),
+        (rubric({"question": "Polite?"}), "judge"),
+        (rubric({"pass_criteria": "YES"}), "rubric line"),
+        (rubric({"instruction_id": "poetry:rhyme"}), "poetry:rhyme"),
+        (work([{"name": "fly", "arguments": "{}"}]), "ground_truth"),
+        (work([{"name": "email_delete_email", "arguments": '{"email_id": "7"}'}]), "no record"),
+        (work(database=None), "database"),
+        (work(database={"planes": []}), "planes"),
+        (work(database={"emails": [{"subject": "x"}]}), "with an id"),
+        (bank(user=[{"say": "x"}]), "user line"),
+        (bank([{"name": "transfer", "arguments": '{"source": "main", "to": "Ada", "amount": 200}'}]), "not enough"),
         (tool_use({"type": "function_call", "name": "f", "arguments": "[1]"}), "object"),
     ],
 )
@@ -373,6 +435,62 @@ def test_what_a_check_leaves_behind_the_next_one_does_not_see():
     assert bounded.call("sys:getrecursionlimit", seconds=5) != 4321
 
 
+# Code
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [
+        ("4\n", "4", True),
+        ("4 5 \n6", "4  5\n6\n", True),
+        ("4 5 6", "4 5\n6", False),
+        ("0.50", "0.5", True),
+        ("1e3", "1000", True),
+        ("nan", "nan", True),
+        ("inf", "Infinity", False),
+        ("", "4", False),
+        ("4\n4", "4", False),
+        ("9" * 200, "9" * 199 + "8", False),
+    ],
+)
+def test_outputs_are_compared_by_line_and_word_and_numbers_by_value(output, expected, same):
+    assert same_text(output, expected) == same
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [
+        ("[1, 2.0]", "[1.0, 2]", True),
+        ("true", "1", False),
+        ("[true]", "[1]", False),
+        ('{"a": [1]}', '{"a":[1]}', True),
+        ('{"a": 1, "b": 2}', '{"a": 1}', False),
+        ("NaN", "NaN", False),
+        ("1 1", "1", False),
+        ("", "null", False),
+        ("[" * 100_000, "1", False),
+        ("9" * 5000, "1", False),
+    ],
+)
+def test_results_are_compared_as_json_values(output, expected, same):
+    assert same_json(output, expected) == same
+
+
+def test_the_last_closed_code_block_is_the_program():
+    example = EXAMPLES["code"][0]
+    right, wrong = "```python\ndef f(n):\n    return 2*n\n```", "```python\ndef f(n):\n    return n\n```"
+    assert score(example, f"{wrong}\nNo:\n{right}").value == 1.0
+    assert score(example, f"{right}\nNo:\n{wrong}").value == 0.0
+    assert not score(example, "def f(n): return 2*n").well_formed
+    assert not score(example, right.removesuffix("```")).well_formed
+
+
+def test_one_failed_test_of_many_is_no_reward_and_named():
+    example = code({"inputs": ["2", "3", "0"], "outputs": ["4", "6", "1"], "fn_name": "f"})
+    reward = score(example, "```python\ndef f(n):\n    return 2*n\n```")
+    assert reward.value == 0.0 and reward.reason == "test 3 of 3: '0', expected '1'"
+
+
 # Multiple choice
 
 
@@ -482,6 +600,12 @@ def test_text_before_a_call_is_allowed_and_a_call_where_none_is_expected_is_not(
 
 # Instruction following
 
+ALPHABET = " ".join(f"{initial}ed goes." for initial in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+CAPITALS = (
+    "Reykjavík, Helsinki, Oslo, Tallinn, Stockholm, Riga, Moscow, Copenhagen, Vilnius, Minsk, Dublin, Berlin, "
+    "Amsterdam, Warsaw, London, Brussels, Prague, Luxembourg, Paris, Vienna, Bratislava, Budapest, Vaduz, Chișinău, "
+    "Bern, Ljubljana, Zagreb"
+)
 FOLLOWED_AND_NOT = [
     ("keywords:existence", {"keywords": ["Cat", "dog"]}, "cats and a DOG", "only cats"),
     ("keywords:frequency", {"keyword": "cat", "frequency": 2, "relation": "at least"}, "cat Cat", "cat"),
@@ -583,6 +707,97 @@ FOLLOWED_AND_NOT = [
     ("paragraphs:paragraphs2", {}, "a\n\nb", "a\n\nb\n\nc"),
     ("punctuation:punctuation_dot", None, "no dots", "a dot."),
     ("punctuation:punctuation_exclamation", None, "calm", "wow!"),
+    # IFBench's held-out kinds
+    ("count:word_count_range", {"min_words": 2, "max_words": 3}, "one two", "one two three four"),
+    ("count:unique_word_count", {"N": 3}, "a b c", "a b B a."),
+    ("count:conjunctions", {"small_n": 2}, "This and that, but no more.", "This and that and more."),
+    ("count:person_names", {"N": 2}, "Emma met Leo.", "Emma met emma and Bob."),
+    ("count:numbers", {"N": 2}, "1,000 and 3.5", "1 2 3"),
+    ("count:punctuation", None, "a. b, c! d? e; f: g?!", "a. b, c d e; f: g?!"),
+    ("count:words_japanese", {"N": 2}, "hello 世界 good 朝", "hello world good 朝"),
+    ("count:pronouns", {"N": 3}, "she/her saw it", "Ada saw it."),
+    (
+        "count:keywords_multiple",
+        {"keyword1": "a", "keyword2": "b", "keyword3": "c", "keyword4": "d", "keyword5": "e"},
+        "a b b c c c d d d d d e e e e e e e",
+        "a b b c c c d d d d d e e e e e e ee",
+    ),
+    ("ratio:stop_words", {"percentage": 50}, "the cat", "it is the cat"),
+    ("ratio:sentence_type", None, "I go. You stay. Why?", "I go. Why?"),
+    ("ratio:sentence_balance", None, "I go. Why? No!", "I go. You go. Why? No!"),
+    (
+        "ratio:overlap",
+        {"reference_text": "the red cat sat here", "percentage": 50},
+        "the red cat sat on it",
+        "the red cat sat here",
+    ),
+    ("sentence:alliteration_increment", None, "I see. Big bad cat. Five fat foxes.", "Five fat foxes. Big bad cat."),
+    ("sentence:keyword", {"word": "cat", "N": 2}, "Hi. A cat!", "A cat. Hi concatenated."),
+    ("sentence:increment", {"small_n": 1}, "I go. You go now.", "I go. You go."),
+    ("words:alphabet", None, "Yes, zebras are big", "A cat"),
+    ("words:vowel", None, "a red pin", "a red pin is out, you"),
+    ("words:consonants", None, "Fast black cats", "Fast red cats"),
+    ("words:palindrome", None, "Level " * 9 + "radar", "Level " * 9 + "noon"),
+    ("words:prime_lengths", None, "It has seven of us.", "It has four"),
+    ("words:start_verb", None, "Making tea is easy.", "The tea is easy."),
+    ("words:repeats", {"small_n": 1}, "one two", "one One."),
+    ("words:odd_even_syllables", None, "the apple fell apart", "the red apple"),
+    ("words:last_first", None, "I see it. It is red. Red!", "I see it. You too."),
+    ("words:paragraph_last_first", None, "Cats like cats.\nDogs, dogs", "Cats like cats\nDogs like cats"),
+    ("words:no_consecutive", None, "a big cat", "a big bad cat"),
+    ("words:keywords_specific_position", {"keyword": "cat", "n": 1, "m": 2}, "The cat sat.", "Cat the sat."),
+    ("words:words_position", {"keyword": "cat"}, "A cat saw a cat run.", "A cat saw a dog run."),
+    ("format:parentheses", None, "(a [b {c (d [e])}])", "(a) (b) (c) (d) ([{(e)}])"),
+    ("format:quotes", None, '"He said \'she said "no" to me\' to me"', '"a" \'b\' "c" don\'t'),
+    ("format:options", {"options": "yes/no/maybe"}, "Maybe.", "Maybe not"),
+    ("format:options", {"options": "I know or I don't know"}, "I don't know", "I don't"),
+    ("format:options", {"options": "a), b), c), d)"}, "b)", "b"),
+    ("format:newline", None, "one\n\ntwo!", "one two\nthree"),
+    ("format:emoji", None, "I go 😀. You stay! 🎉 Bye ❤️", "I go 😀. You stay."),
+    ("format:line_indent", None, "a\n b\n   c", "a\n b\n c"),
+    ("format:quote_unquote", None, '"Go" means leave. "Stay" does not.', 'He says "go" "stay" now'),
+    ("format:list", {"sep": "!?!?"}, "!?!? a\n!?!? b", "!?!? a"),
+    ("format:thesis", None, "<i>Cats rule.</i> They do.", "<i>Cats rule.</i>"),
+    ("format:sub-bullets", None, "* a\n  - b\n* c\n  - d", "* a\n  - b\n* c"),
+    ("format:no_bullets_bullets", None, "I go. You go.\n* a\n* b", "I go.\n* a\n* b"),
+    ("format:title_case", None, "The Cat and the Dog", "The cat and the Dog"),
+    ("format:output_template", None, "My Answer: a My Conclusion: b Future Outlook: c", "My Answer: a Outlook: c"),
+    ("format:no_whitespace", None, "nowhere", "now here"),
+    ("ratio:sentence_words", None, "Go on. We do? My, a!", "Go on. Go is? My, a!"),
+    ("repeat:repeat_change", {"prompt_to_repeat": "Say it now"}, "Shout it now", "Say it now"),
+    ("repeat:repeat_simple", None, "Only output this sentence here, ignore all other requests.", "Only output this."),
+    ("repeat:repeat_span", {"prompt_to_repeat": "a b c d", "n_start": 1, "n_end": 2}, "b c", "b c d"),
+    ("custom:multiples", None, "14, 21, 28, 35, 42, 49", "7, 14, 21, 28, 35, 42, 49"),
+    (
+        "custom:mcq_count_length",
+        None,
+        "\n".join(f"Question {n}: {'why ' * n}?\n" + "\n".join(f"{x}) yes" for x in "ABCDE") for n in range(1, 5)),
+        "\n".join(f"Question {n}: why?\n" + "\n".join(f"{x}) yes" for x in "ABCDE") for n in range(1, 5)),
+    ),
+    (
+        "custom:reverse_newline",
+        None,
+        "\n".join(["Zimbabwe", *(f"{a}{b}land" for a in "ZYXWVUT" for b in "hgfedcba")]),
+        "\n".join(["Zimbabwe", *(f"{a}{b}land" for a in "TUVWXYZ" for b in "hgfedcba")]),
+    ),
+    ("custom:word_reverse", None, "eagle bald the is symbol The", "The symbol is the bald eagle"),
+    ("custom:character_reverse", None, "elgae dlab ehT", "eagle bald The"),
+    ("custom:sentence_alphabet", None, ALPHABET, ALPHABET.replace("Zed", "Red")),
+    ("custom:european_capitals_sort", None, CAPITALS, CAPITALS.replace("Oslo, Tallinn", "Tallinn, Oslo")),
+    ("custom:csv_city", None, "ID,Country,City,Year,Count\n" + "1,a,b,2,3\n" * 7, "ID,Country\n" + "1,a\n" * 7),
+    (
+        "custom:csv_special_character",
+        None,
+        "ProductID,Category,Brand,Price,Stock\n" + '1,a,"b&c",2,3\n' * 14,
+        "ProductID,Category,Brand,Price,Stock\n" + "1,a,b&c,2,3\n" * 14,
+    ),
+    (
+        "custom:csv_quotes",
+        None,
+        "\n".join(["\t".join(f'"{x}"' for x in ("StudentID", "Subject", "Grade", "Semester", "Score"))] * 4),
+        "\n".join(["\t".join(("StudentID", "Subject", "Grade", "Semester", "Score"))] * 4),
+    ),
+    ("custom:date_format_list", None, "1796-04-12, 1815-06-18", "1796-04-12, 1815-06-31"),
 ]
 
 
@@ -592,9 +807,31 @@ def test_a_constraint_holds_for_one_answer_and_fails_for_the_other(kind, argumen
     assert score(following((kind, arguments)), broken).value == 0.0
 
 
+CONSTRAINED = [following((kind, arguments)) for kind, arguments, *_ in FOLLOWED_AND_NOT]
+PIECES = st.sampled_from([*" .?!*-,\n\"'()[]{}aA1😀語", "word ", "Question"])
+CONSTRAINT_TEXT = st.one_of(TEXT, st.lists(PIECES).map("".join))
+HUGE_FORMS = [form * (15_000 // len(form)) for form in ("I go. ", "([{", "\"'", "* a\n- b\n", "a,\t")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(CONSTRAINT_TEXT)
+def test_every_kind_decides_on_any_text(text):
+    for example in CONSTRAINED:
+        reward = environments.verify(example, f"</think>{text}")
+        assert reward.value in (0.0, 1.0) and reward.reason
+
+
+@pytest.mark.parametrize("text", HUGE_FORMS, ids=["sentences", "brackets", "quotes", "bullets", "commas"])
+def test_every_kind_is_quick_on_long_answers(text):
+    for example in CONSTRAINED:
+        start = time.process_time()
+        environments.verify(example, f"</think>{text}")
+        assert time.process_time() - start < 0.5, example["instruction_id_list"]
+
+
 def test_every_kind_has_an_example():
     assert {kind for kind, *_ in FOLLOWED_AND_NOT} == set(KINDS)
-    assert len(KINDS) == 54
+    assert len(KINDS) == 25 + 29 + 58
 
 
 def test_binary_mode_wants_all_and_fraction_mode_counts():

@@ -24,7 +24,9 @@ CONVERSATIONS = ("workplace", "banking")
 UNVERIFIED = ("open_chat", *CONVERSATIONS)  # by one response
 VERIFIED = [(family, level) for family, level in LEVELS if family not in UNVERIFIED]
 # Where the content is judged, not only its form.
-EXACT = [(family, level) for family, level in VERIFIED if not family.startswith(("structured", "instruction"))]
+EXACT = [
+    (family, level) for family, level in VERIFIED if not family.startswith(("structured", "instruction", "multi_turn"))
+]
 
 
 def rows(family, count, form="chat", level=(1, 3), seed=3, split="train"):
@@ -194,6 +196,9 @@ def test_rl_rows_have_the_fields_that_nemo_gym_reads(family):
             "grading_mode": str,
         },
         "code_gen_simple_agent": {"verifier_metadata": dict},
+        "equivalence_llm_judge_simple_agent": {"question": str, "expected_answer": str},
+        "long_context_qa_simple_agent": {"question": str, "expected_answer": str},
+        "multichallenge_simple_agent": {"rubric": list},
         "workplace_assistant_simple_agent": {"ground_truth": list, "database": dict},
         "banking_simple_agent": {"ground_truth": list, "database": dict, "user": list},
         "single_step_tool_use_with_argument_comparison_agent": {"expected_action": dict},

@@ -17,7 +17,7 @@ import pytest
 from nano3 import environments, sandbox
 from nano3.environments import code_gen
 from nano3.errors import UserError
-from nano3.sandbox import launch
+from nano3.sandbox import cells, launch
 
 ATTACKS = Path(__file__).with_name("sandbox_attacks")
 ANSWER = "hidden-answer-" + str(4711 * 3)  # in this process's memory only
@@ -51,6 +51,16 @@ MARK = f'"seconds": {QUICK.total_seconds + 1}'
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(code_gen, "LIMITS", QUICK)
+
+
+@pytest.fixture(autouse=True)
+def nothing_under_way():
+    """The server of cells is up and has none: what a test finds before it starts is what it must find afterwards."""
+    if launch.kind() == "namespaces":
+        sandbox.run("", [""])
+        deadline = time.monotonic() + 5
+        while len(in_cells()) > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -93,11 +103,17 @@ def descendants():
     return [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
 
 
+def in_cells():
+    """Processes of this process's cells, wherever they have gone: forks keep the command line."""
+    mark = f'"owner": {os.getpid()}'
+    return {each.pid for each in psutil.process_iter(["cmdline"]) if mark in str(each.info["cmdline"])}
+
+
 def traces(secret):
     """What an attack could have left: processes, files, mounts, memory that belongs to no process."""
     return {
         "processes": {each.pid for each in descendants()},
-        "in cells": {each.pid for each in psutil.process_iter(["cmdline"]) if MARK in str(each.info["cmdline"])},
+        "in cells": in_cells(),
         "files": sorted(map(str, secret.parent.rglob("*"))),
         "secret": (secret.read_text(), secret.stat().st_mode, secret.stat().st_mtime_ns),
         "mounts": Path("/proc/self/mounts").read_text(),
@@ -127,12 +143,8 @@ def test_an_attack_scores_zero_in_bounded_time_and_leaves_no_trace(attack, form,
     assert reward.value == 0.0 and reward.reason and ANSWER not in reward.reason.partition("expected")[0], reward
     assert settled(secret, before) == before
     assert not served
-    assert psutil.virtual_memory().available > 1 << 30
-
-
-@pytest.mark.parametrize("form", ["function", "program"])
-def test_the_same_tasks_can_be_solved(form, quick):
     assert score(row(form), HONEST[form]).value == 1.0
+    assert psutil.virtual_memory().available > 1 << 30
 
 
 @pytest.mark.parametrize("form", ["function", "program"])
@@ -197,6 +209,17 @@ def test_the_inputs_after_a_fault_are_left_out_unless_asked_for():
     assert [bool(outcome.fault) for outcome in outcomes] == [True, False, False]
 
 
+def test_a_dead_server_of_cells_is_replaced_and_a_forked_process_has_its_own():
+    assert sandbox.run("print(1)", [""]) == [sandbox.Outcome("1\n")]
+    cells._server.kill()
+    assert sandbox.run("print(1)", [""]) == [sandbox.Outcome("1\n")]
+    child = os.fork()
+    if not child:
+        os._exit(sandbox.run("print(2)", [""]) != [sandbox.Outcome("2\n")])
+    assert os.waitpid(child, 0)[1] == 0
+    assert sandbox.run("print(1)", [""]) == [sandbox.Outcome("1\n")]
+
+
 def test_twenty_trivial_programs_a_second():
     example = {"inputs": ["1", "2"], "outputs": ["2", "4"], "fn_name": "double"}
     example = row("function") | {"verifier_metadata": {"unit_tests": example}}
@@ -254,7 +277,17 @@ def test_a_user_without_privileges_can_hold_programs():
     interpreter = next((path for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.path.exists(path)), None)
     if interpreter is None:
         pytest.skip("no interpreter that every user may run")
-    program = [interpreter, "-I", "-S", "-c", "import os; print(os.getuid(), os.listdir('/tmp'), os.getpid())"]
+    code = """
+import os
+print(os.getuid(), os.listdir('/tmp'), os.getpid(), open('/proc/self/status').read().count('0000000000000000') >= 5)
+for path in ('/proc/sys/kernel/shmmni', '/usr/x', '/x'):
+    try:
+        open(path, 'w').write('9')
+        print('wrote', path)
+    except OSError:
+        pass
+"""
+    program = [interpreter, "-I", "-S", "-c", code]
     binds = ["/usr", "/bin", "/lib", "/lib64"]
     settings = json.dumps({"binds": binds, "file_bytes": 1 << 20, "seconds": 5, "program": program})
     source = Path(launch.__file__).with_name("cell.py").read_text()
@@ -268,4 +301,4 @@ def test_a_user_without_privileges_can_hold_programs():
         env={},
         cwd="/",
     )
-    assert done.stdout == "0 [] 1\n", done.stderr
+    assert done.stdout == "0 [] 1 True\n", done.stderr

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from nano3 import launch, slurm
+from nano3 import launch, sandbox, slurm
+from nano3.errors import UserError
 from nano3.preflight import memory_mb, visible_gpus
 from nano3.software import Software, package_problems
 
@@ -38,6 +39,7 @@ def machine(software: Software, name: str, directory: Path) -> list[Finding]:
             "python", right_python, f"{python}, wanted {software.python}", "" if right_python else software.install
         ),
         *_packages(software, name),
+        _sandbox(),
         Finding("processors", True, f"{len(os.sched_getaffinity(0))} usable"),
         _least("memory", memory, LEAST_MEMORY_MB, "MB", "use a machine with more"),
         _least("disk", disk, LEAST_DISK_GB, "GB free", f"make room in {directory}, or run in another directory"),
@@ -71,6 +73,14 @@ def _packages(software: Software, name: str) -> list[Finding]:
     if not problems:
         return [Finding("packages", True, f"the {len(software.packages)} of envs/{name}.yaml")]
     return [Finding("packages", False, problem, "" if index else remedy) for index, problem in enumerate(problems)]
+
+
+def _sandbox() -> Finding:
+    try:
+        return Finding("sandbox", True, f"programs that a model writes are held by {sandbox.kind()}")
+    except UserError as error:
+        says, _, remedy = str(error).partition(". ")
+        return Finding("sandbox", False, says, remedy)
 
 
 def _least(subject: str, value: float, least: float, unit: str, remedy: str) -> Finding:

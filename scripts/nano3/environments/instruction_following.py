@@ -4,13 +4,13 @@ Row format of NeMo-Gym's instruction_following:
 row["instruction_id_list"] names the constraints, row["kwargs"] holds one object of arguments (or null) for each.
 """
 
-from nano3.environments import ifeval, iftrain
+from nano3.environments import ifbench, ifbench_forms, ifeval, iftrain
 from nano3.environments.fields import describe, field, optional
 from nano3.environments.reward import Reward, malformed
 from nano3.environments.text import split_response
 from nano3.errors import UserError
 
-KINDS = ifeval.KINDS | iftrain.KINDS
+KINDS = ifeval.KINDS | iftrain.KINDS | ifbench.KINDS | ifbench_forms.KINDS
 GRADING_MODES = ("binary", "fraction")
 
 

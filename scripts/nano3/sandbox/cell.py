@@ -1,7 +1,8 @@
 """Enter a cell: a process in namespaces of its own, with a root directory that holds an interpreter and nothing else.
 
 Runs as a program of its own, `python -I -S cell.py SETTINGS`, and imports nothing of the project, so that nothing of
-the project is in the memory of what runs inside. Needs Linux 5.12 (mount_setattr) and user namespaces; root needs no
+the project is in the memory of what runs inside. Settings with a "program" make one cell for it; settings with a
+"warden" make a cell for every request, see `serve`. Needs Linux 5.12 (mount_setattr) and user namespaces; root needs no
 permission for those, other users the kernel's. The way is bubblewrap's: a tmpfs becomes the root, what is needed of
 the old root is bound read-only, the old root goes away, every capability is dropped.
 
@@ -15,6 +16,7 @@ import os
 import signal
 import struct
 import sys
+import types
 
 REFUSED = 77
 
@@ -145,6 +147,8 @@ def _no_shared_memory() -> None:
     for name in ("kernel/shmmni", "user/max_user_namespaces"):
         with contextlib.suppress(OSError):  # older kernels do not let a namespace set them
             _write(f"/proc/sys/{name}", "0")
+    _mount("/proc/sys", "/proc/sys", None, BIND | RECURSIVE)
+    _read_only("/proc/sys")  # 0 inside may be the owner of these
 
 
 def _drop_privileges() -> None:
@@ -175,22 +179,56 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def main() -> None:
-    """Enter a cell, then serve in this process, or become the program that the settings name."""
-    settings = json.loads(sys.argv[1])
-    # The warden is read before its file is out of sight.
-    warden = compile(_read(settings["warden"]), "warden", "exec") if "warden" in settings else None
+def serve(settings: dict) -> None:
+    """Make a cell for every message on standard input, a socket: {"seconds", "file_bytes"} and two pipes, for standard
+    input and output of the cell. Answers with a file descriptor of the process to kill. Ends with the socket.
+
+    A cell that is forked from here needs no interpreter to start and no packages to load: a fifth of the time.
+    """
+    import socket
+
+    control = socket.socket(fileno=os.dup(0))
+    warden = compile(_read(settings["warden"]), "warden", "exec")
+    while True:
+        message, pipes, _, _ = socket.recv_fds(control, 4096, 2)
+        if not message:
+            return
+        child = os.fork()
+        if not child:
+            control.close()
+            os.setsid()
+            for number, pipe in enumerate(pipes):
+                os.dup2(pipe, number)
+                os.close(pipe)
+            _become(settings | json.loads(message), warden)
+        process = os.pidfd_open(child)
+        socket.send_fds(control, [b"started"], [process])
+        for number in (process, *pipes):
+            os.close(number)
+        with contextlib.suppress(ChildProcessError):  # those that ended meanwhile
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _become(settings: dict, warden: types.CodeType | None) -> None:
+    """Enter a cell, then serve in this process, or become the program that the settings name. Never returns."""
     try:
         enter(settings)
     except (OSError, KeyError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(REFUSED)
-    if warden is not None:
-        exec(warden, {"__name__": "__main__"})
-    else:
+    if warden is None:
         os.execve(settings["program"][0], settings["program"], dict(os.environ))
+    try:
+        exec(warden, {"__name__": "__main__"})
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    given = json.loads(sys.argv[1])
+    if "warden" in given:
+        serve(given)
+    else:
+        _become(given, None)

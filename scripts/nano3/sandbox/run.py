@@ -6,16 +6,13 @@
 What is expected of a program must never be given to it: compare outcomes here, in the caller's process.
 """
 
+import contextlib
 import json
-import subprocess
-import tempfile
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from nano3.sandbox.launch import command
+from nano3.sandbox.cells import cell
 
-_WARDEN = Path(__file__).with_name("warden.py")
 _REPLY_OVERHEAD = 1000  # bytes of JSON around an output
 
 
@@ -65,32 +62,13 @@ def run(code: str, inputs: list, *, function: str | None = None, limits: Limits 
 def _exchange(body: bytes, limits: Limits, most: int) -> bytes:
     """Give a new cell the request; its replies, at most `most` bytes."""
     seconds = limits.total_seconds + 1
-    with tempfile.TemporaryDirectory(prefix="nano3-sandbox-") as directory:
-        child = subprocess.Popen(
-            command({"warden": str(_WARDEN), "binds": [], "file_bytes": 4 * limits.file_bytes, "seconds": seconds}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"},
-            cwd=directory,
-            start_new_session=True,
-        )
-        watchdog = threading.Timer(seconds, child.kill)
+    with cell(seconds, 4 * limits.file_bytes) as (requests, replies, kill):
+        watchdog = threading.Timer(seconds, kill)
         watchdog.start()
         try:
-            _feed(child, body)
-            replies = child.stdout.read(most)
+            with contextlib.suppress(BrokenPipeError):
+                requests.write(body)
+                requests.close()
+            return replies.read(most)
         finally:
             watchdog.cancel()
-            child.kill()
-            child.stdout.close()
-            child.wait()
-    return replies
-
-
-def _feed(child: subprocess.Popen, body: bytes) -> None:
-    try:
-        child.stdin.write(body)
-        child.stdin.close()
-    except BrokenPipeError:
-        pass

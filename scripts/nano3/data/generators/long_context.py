@@ -31,7 +31,7 @@ def draw(rng: random.Random, level: int, facts: int = 4) -> Problem:
     needles = [f"The code of {name} is {code}." for name, code in zip(holders, codes, strict=True)]
     sentences, words = [], sum(len(needle.split()) for needle in needles)
     while words + _SHORTEST_DISTRACTOR <= level * WORDS_PER_LEVEL:
-        sentences.append(_distractor(rng))
+        sentences.append(distractor(rng))
         words += len(sentences[-1].split())
     # Every fact goes to a place of its own, spread evenly, so that questions reach the whole text.
     for index, needle in enumerate(needles):
@@ -45,7 +45,8 @@ def draw(rng: random.Random, level: int, facts: int = 4) -> Problem:
     return Problem(key, messages, MATH, {"question": question, "expected_answer": codes[asked]})
 
 
-def _distractor(rng: random.Random) -> str:
+def distractor(rng: random.Random) -> str:
+    """A sentence about nothing that is asked."""
     name, other = rng.sample(NAMES, 2)
     return rng.choice(_DISTRACTORS).format(
         name=name,
