@@ -209,7 +209,7 @@ def requeue(job: str) -> None:
     A run of weeks is so a chain of one job's starts, whether or not the Snakemake that submitted it still lives."""
     state = _slurm("squeue", "--noheader", "--format=%T", f"--jobs={job}")
     if state != "RUNNING":
-        say(f"launch: Slurm job {job} is ending ({state or 'state unknown'}); it is not put back into the queue")
+        say(f"launch: Slurm is ending job {job} already ({state or 'state unknown'}) and decides if it starts again")
         return
     say(f"launch: putting Slurm job {job} back into the queue")
     problem = _slurm("scontrol", "requeue", job)

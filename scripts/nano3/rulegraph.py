@@ -94,9 +94,9 @@ def svg(rules: RuleGraph, title: str) -> str:
 
 def _sort(name: str) -> str:
     """As in the lineage graph."""
-    if name.startswith("pretrain") or name in {"sft", "final"} or name.startswith("rlvr"):
-        return "model"
-    return "evaluation" if name in {"evaluate", "report", "lineage"} else "data"
+    if name in {"raw_shards", "tokenizer", "tokenize_shards", "blend", "sft_data", "rl_prompts"}:
+        return "data"
+    return "evaluation" if name in {"evaluate", "report", "lineage"} else "model"
 
 
 def _words(name: str) -> str:
