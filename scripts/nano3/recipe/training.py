@@ -126,6 +126,22 @@ class RlValidation(Section):
     generations: Count = Field(4, description="responses per prompt")
 
 
+class CurriculumSettings(Section):
+    """Easy prompts first, hard ones last, by pass rates that the stage's first policy has on them (section 3.2.2)."""
+
+    mean: tuple[Fraction, Fraction] = Field(
+        (0.8, 0.2), description="pass rate that the Gaussian is centred on, at the first and the last step"
+    )
+    width: float = Field(0.15, gt=0, description="standard deviation of the Gaussian")
+    solved: float = Field(1.0, gt=0, description="prompts with this pass rate or more are dropped")
+    generations: Count = Field(8, description="responses that a pass rate is the mean reward of")
+    prompts: Count | None = Field(None, description="prompts of every environment to profile and use; none: all")
+    patience: Count | None = Field(
+        None, description="profile again after this many validations without a better reward; none: never"
+    )
+    least_gain: Rate = Field(0.005, description="a smaller rise of the held-out reward is none")
+
+
 class Grpo(Section):
     """Reinforcement learning from verifiable rewards with GRPO (report, section 3.2)."""
 
@@ -153,6 +169,14 @@ class Grpo(Section):
     importance_band: tuple[float, float] = Field(
         (0.5, 2.0),
         description="masked: tokens whose train/generate ratio is outside take no part in the loss",
+    )
+    dynamic_sampling: Count | None = Field(
+        None,
+        description="replace groups of equal rewards by further prompts, in at most so many rounds a step; none: off",
+    )
+    curriculum: CurriculumSettings | None = Field(None, description="order of the prompts; none: shuffled epochs")
+    best: str | None = Field(
+        None, description="held-out measure whose best step is published, e.g. reward; none: the last step"
     )
     freeze_router: bool = Field(True, description="router weights stay; the expert bias is still updated")
     bias_update_rate: Rate = Field(1e-3, description="step of the expert bias update")
