@@ -185,11 +185,44 @@ class Grpo(Section):
     validation: RlValidation
 
 
+class PairMining(Section):
+    """Preference pairs from responses that the policy samples (report, appendix C)."""
+
+    prompts: Count | None = Field(None, description="training prompts of every environment to sample from; none: all")
+    generations: Count = Field(32, ge=2, description="responses per prompt")
+    max_new_tokens: Count = Field(description="longest response")
+    pairs_per_prompt: Count = Field(25, description="most pairs of a group from one prompt")
+    pairs: Count = Field(10_000, description="most pairs in all, from the groups in turn")
+    valid: Fraction = Field(0.05, description="share of the pairs held out")
+
+
+class Dpo(Section):
+    """Direct preference optimisation against calls of tools that were not offered (report, appendix C)."""
+
+    pairs: PairMining
+    steps: Count = Field(50, description="optimizer steps")
+    global_batch_size: Count = Field(128, description="pairs of a step")
+    max_tokens: Count | None = Field(None, description="pairs with a longer prompt + response are left out; none: all")
+    max_new_tokens: Count = Field(description="longest response of the validation")
+    learning_rate: float = Field(gt=0, description="constant after the warmup")
+    warmup_steps: int = Field(0, ge=0)
+    beta: float = Field(0.05, gt=0, description="strength of the KL penalty to the first policy")
+    preference_weight: Rate = Field(1.0, description="weight of the preference loss")
+    sft_weight: Rate = Field(0.2, description="weight of the loss per token on preferred responses")
+    best: str | None = Field(None, description="held-out measure whose best step is published; none: the last step")
+    freeze_router: bool = Field(True, description="router weights stay; the expert bias is still updated")
+    bias_update_rate: Rate = Field(1e-3, description="step of the expert bias update")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    optimizer: Optimizer = Optimizer(betas=(0.9, 0.999), weight_decay=0.0)
+    validation: RlValidation
+
+
 class Rl(Section):
-    """Reinforcement learning stages, in the order they run."""
+    """Reinforcement learning stages, in the order they run. A stage without a section is left out."""
 
     prompts: RlPrompts
     rlvr1: Grpo
+    dpo: Dpo | None = None
 
 
 class Evaluation(Section):
