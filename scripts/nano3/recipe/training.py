@@ -185,6 +185,29 @@ class Grpo(Section):
     validation: RlValidation
 
 
+class Preferences(Section):
+    """Comparisons for the reward model, in the manner of HelpSteer; their contexts are the prompts of RLHF."""
+
+    train: list[str] = Field(min_length=1, description="data sets of form preference")
+    valid: list[str] = Field(min_length=1, description="data sets of form preference, held out")
+    max_prompt_tokens: Count = Field(description="longer comparisons are left out and counted")
+    max_bad_rows: Fraction = Field(0.01, description="a larger share of rows that are no comparison is an error")
+
+
+class Rlhf(Grpo):
+    """RLHF with a generative reward model and group-relative length control (report, section 3.3.2)."""
+
+    verifiable: bool = Field(
+        False, description="also the prompts of rl.prompts; their responses are compared by their verifiers"
+    )
+    judge_max_new_tokens: Count = Field(description="longest verdict of the reward model")
+    judge_temperature: float = Field(0.6, ge=0, description="0: greedy")
+    thinking_weight: Rate = Field(0.5, description="weight of the length term of the thinking")
+    answer_weight: Rate = Field(0.5, description="weight of the length term of the answer")
+    bonus: Rate = Field(0.5, description="for the shortest thinking and the shortest answer of a group, if good")
+    bonus_percentile: float = Field(80, ge=0, le=100, description="base reward, within the group, that is good")
+
+
 class PairMining(Section):
     """Preference pairs from responses that the policy samples (report, appendix C)."""
 
@@ -221,8 +244,19 @@ class Rl(Section):
     """Reinforcement learning stages, in the order they run. A stage without a section is left out."""
 
     prompts: RlPrompts
+    preferences: Preferences | None = None
     rlvr1: Grpo
+    genrm: Grpo | None = Field(None, description="the reward model, trained from the SFT model; needs preferences")
+    rlhf: Rlhf | None = Field(None, description="needs genrm")
+    rlvr2: Grpo | None = Field(None, description="RLVR again, after RLHF")
     dpo: Dpo | None = None
+
+    @model_validator(mode="after")
+    def _needs(self) -> "Rl":
+        for stage, needed in (("genrm", "preferences"), ("rlhf", "genrm")):
+            if getattr(self, stage) is not None and getattr(self, needed) is None:
+                raise ValueError(f"rl.{stage} needs rl.{needed}: add that section, or leave rl.{stage} out")
+        return self
 
 
 class Evaluation(Section):

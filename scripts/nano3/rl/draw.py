@@ -5,8 +5,9 @@ A draw is a function of the weights and its number alone: the number gives the p
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -55,6 +56,22 @@ class Task:
     def by_environment(self) -> dict[str, list[int]]:
         """Environment -> indices of its training prompts."""
         return by_environment(self.train)
+
+
+def with_curriculum(task: Task, rates: dict[int, float], work: Path) -> Task:
+    """The task with a curriculum over these pass rates; `work`: the stage's work directory."""
+    settings = task.settings
+    curriculum = Curriculum(
+        settings.curriculum,
+        task.by_environment,
+        rates,
+        steps=settings.steps,
+        per_step=settings.prompts_per_step,
+        ratio=settings.environment_ratio,
+        seed=task.seed,
+        work=work,
+    )
+    return replace(task, curriculum=curriculum)
 
 
 @dataclass

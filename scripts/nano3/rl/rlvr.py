@@ -217,8 +217,10 @@ def _record(logs: dict[str, JsonLines], rolled: list[Rollout], scores: Tensor, t
         logs[SAMPLES].write(row)
 
 
-def publish(session: Session, model: NemotronH, *, tokenizer: Path) -> None:
-    """Publish the trained policy with its tokenizer, metrics and samples; `tokenizer` is a directory that has one."""
+def publish(session: Session, model: NemotronH, *, tokenizer: Path, at: Position) -> None:
+    """Publish the trained policy with its tokenizer, metrics and samples.
+
+    tokenizer: a directory that has one; at: where training has ended."""
     run = session.run
     payload = run.work / "payload"
     shutil.rmtree(payload, ignore_errors=True)
@@ -234,9 +236,12 @@ def publish(session: Session, model: NemotronH, *, tokenizer: Path) -> None:
     )
     copy_existing(str(tokenizer), "", payload)
     for name in (*FILES, SAMPLES):
-        shutil.copyfile(run.work / name, payload / name)
+        if (run.work / name).is_file():
+            shutil.copyfile(run.work / name, payload / name)
     measured, speed = summarise(run.work)
+    measured["published_step"] = at.state.get("best", {"step": at.step})["step"]
     run.publish(payload, statistics=measured, provenance=speed | {"wandb_run": session.mirror_id})
     run.finished = True
+    shutil.rmtree(run.work / "best", ignore_errors=True)
     before, after = (measured["validation"][when]["reward"] for when in ("start", "end"))
     say(f"[{run.name}] published {run.output}: held-out reward {before:.3f} -> {after:.3f}")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from nano3.data.generators import (
     arithmetic,
+    comparison,
     instruction_following,
     long_context,
     multiple_choice,
@@ -28,6 +29,7 @@ FAMILIES = {
     "tool_calls": tool_calls,
     "long_context": long_context,
     "open_chat": open_chat,
+    "comparison": comparison,
 }
 MAX_DRAWS = 5_000  # a split holds one key of 20, so a space without a hit in this many draws holds none
 

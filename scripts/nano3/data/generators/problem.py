@@ -1,16 +1,19 @@
-"""One generated problem, the split it belongs to, and its three forms: document, chat, RL prompt."""
+"""One generated problem, the split it belongs to, and its forms: document, chat, RL prompt, comparison."""
 
 import hashlib
 from dataclasses import dataclass, field
 
+from nano3.errors import UserError
+
 SPLITS = ("train", "valid", "test")
-FORMS = ("text", "chat", "rl")
+FORMS = ("text", "chat", "rl", "preference")
 
 MATH = "math_with_judge_simple_agent"
 MCQA = "mcqa_simple_agent"
 STRUCTURED_OUTPUTS = "structured_outputs_simple_agent"
 INSTRUCTION_FOLLOWING = "instruction_following_simple_agent"
 TOOL_USE = "single_step_tool_use_with_argument_comparison_agent"
+COMPARISON = "genrm_compare_simple_agent"  # the reward model itself
 PREFERENCE = "genrm_simple_agent"  # judged by a reward model, not by a verifier
 
 
@@ -54,6 +57,10 @@ def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = Fa
     common = {"id": name, "source": source, "key": problem.key}
     if form == "text":
         return common | {"text": document(problem)}
+    if form == "preference":
+        if problem.environment != COMPARISON:
+            raise UserError(f"{source} has no form 'preference'; only tasks/comparison has")
+        return common | problem.verifier
     if form == "chat":
         tools = {"tools": problem.tools} if problem.tools else {}
         messages = problem.hasty if hasty and problem.hasty else problem.messages
