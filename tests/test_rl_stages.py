@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from nano3.artifacts import building, verify
-from nano3.errors import UserError
+from nano3.errors import Preempted, UserError
 from nano3.recipe.execution import Execution
 from nano3.recipe.training import Grpo
 from nano3.rl import dpo, draw, rlvr, rollout
@@ -140,6 +140,18 @@ def test_dpo_survives_three_interruptions_bit_for_bit_and_starts_at_ln_2(tmp_pat
     assert rows[0]["preference_loss"] == pytest.approx(0.6931472, abs=1e-6)
     assert rows[-1]["margin"] > 0
     assert "hallucinated_tools/rate" in rows[-1]
+
+
+def test_a_time_box_saves_and_stops_and_the_next_job_goes_on(tmp_path, monkeypatch):
+    arguments = toy_world(tmp_path, **GRPO)
+    file = Path(arguments[1])
+    file.write_text(file.read_text().replace("execution:\n", "execution:\n  save_after_minutes: 0.0001\n"))
+    with pytest.raises(Preempted, match="saved step"):
+        script("rlvr1", arguments, monkeypatch)
+    file.write_text(file.read_text().replace("  save_after_minutes: 0.0001\n", ""))
+    output = script("rlvr1", arguments, monkeypatch)
+    calm = script("rlvr1", toy_world(tmp_path / "calm", **GRPO), monkeypatch)
+    assert verify(output).files == verify(calm).files
 
 
 def reward_of_index(equal):
