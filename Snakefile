@@ -16,7 +16,8 @@ wildcard_constraints:
     dataset=r"[A-Za-z0-9_-]+",
     group=r"\d+",
     phase="phase1|phase2|long_context",
-    model="base|sft|rlvr1",
+    model="base|sft|rlvr1|rlhf|rlvr2|dpo",
+    rl_stage="rlvr1|rlvr2",
 
 
 localrules:

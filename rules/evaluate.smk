@@ -1,7 +1,19 @@
 # Held-out measurements of the model after each part of the recipe.
 
 # Name of an evaluated model -> the stage that makes it, in the order of the recipe.
-MODELS = {"base": "pretrain/long_context", "sft": "sft/model", "rlvr1": "rl/rlvr1"}
+MODELS = {
+    "base": "pretrain/long_context",
+    "sft": "sft/model",
+    "rlvr1": "rl/rlvr1",
+    "rlhf": "rl/rlhf",
+    "rlvr2": "rl/rlvr2",
+    "dpo": "rl/dpo",
+}
+
+
+def evaluated_models(wildcards):
+    """Names of the models of a recipe that are evaluated, in order."""
+    return ["base", "sft", *stages.rl_chain(recipe_of(wildcards))]
 
 
 def evaluated_model(wildcards):

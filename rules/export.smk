@@ -1,9 +1,14 @@
 # The final model: a Hugging Face directory with its model card.
 
 
+def last_policy(wildcards):
+    last = stages.rl_chain(recipe_of(wildcards))[-1]
+    return f"results/{wildcards.recipe}/rl/{last}/manifest.json"
+
+
 rule final:
     input:
-        model="results/{recipe}/rl/rlvr1/manifest.json",
+        model=last_policy,
         stages=stage_manifests,
         evaluations=evaluation_manifests,
         # Not read: whoever asks for the model also gets the page that shows how it came to be.

@@ -7,8 +7,10 @@ def stage_manifests(wildcards):
         "pretrain/phase2",
         "pretrain/long_context",
         "sft/model",
-        "rl/rlvr1",
     )
+    recipe = recipe_of(wildcards)
+    stages_in_order += ("rl/genrm",) * (recipe.rl.genrm is not None)
+    stages_in_order += tuple(f"rl/{stage}" for stage in stages.rl_chain(recipe))
     return [
         f"results/{wildcards.recipe}/{stage}/manifest.json" for stage in stages_in_order
     ]
@@ -17,7 +19,7 @@ def stage_manifests(wildcards):
 def evaluation_manifests(wildcards):
     return [
         f"results/{wildcards.recipe}/evaluation/{model}/manifest.json"
-        for model in MODELS
+        for model in evaluated_models(wildcards)
     ]
 
 
@@ -28,7 +30,10 @@ def data_manifests(wildcards):
         "data/blend/phase2",
         "data/blend/long_context",
     )
+    rl = recipe_of(wildcards).rl
     parts += ("sft/data", "rl/prompts")
+    parts += ("rl/preferences",) * (rl.preferences is not None)
+    parts += ("rl/dpo_pairs",) * (rl.dpo is not None)
     return [f"results/{wildcards.recipe}/{part}/manifest.json" for part in parts]
 
 

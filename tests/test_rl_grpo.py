@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nano3.rl.grpo import advantages, clipped_surrogate, importance_weights, k3, mismatch, policy_loss
+from nano3.rl.grpo import advantages, clipped_surrogate, importance_weights, k3, mismatch, outside, policy_loss
 
 CASES = [
     {"correction": "none"},
@@ -219,3 +219,9 @@ def test_masked_tokens_may_hold_anything_finite_without_touching_loss_or_mismatc
 def test_mismatch_of_no_tokens_is_zero():
     nothing = torch.zeros(3)
     assert mismatch(nothing, nothing, nothing) == (0.0, 0.0)
+
+
+def test_tokens_outside_the_band_are_counted_only_where_the_mask_is_set():
+    previous = torch.tensor([0.49, 0.51, 1.0, 1.99, 2.01, 9.0], dtype=torch.float64).log()
+    mask = torch.tensor([1, 1, 1, 1, 1, 0])
+    assert outside(previous, torch.zeros(6, dtype=torch.float64), mask, (0.5, 2.0)) == 2

@@ -18,7 +18,7 @@ from nano3.errors import Preempted, UserError
 from nano3.model import hf
 from nano3.recipe.execution import Execution
 from nano3.recipe.training import Grpo
-from nano3.rl import rlvr, rollout
+from nano3.rl import draw, rlvr, rollout
 from nano3.rl.rollout import Rollout, load_chat_tokenizer, rollouts
 from nano3.train import hardware
 from nano3.train.loop import Machine
@@ -56,7 +56,7 @@ def settings(**changes):
 
 
 def task(chat, **changes):
-    return rlvr.Task("rl/test", settings(**changes), 5, toy_rows(8), toy_rows(4, "valid"), chat)
+    return draw.Task("rl/test", settings(**changes), 5, toy_rows(8), toy_rows(4, "valid"), chat)
 
 
 def responses(lengths, finished, prompt=(10, 20, 30)):
@@ -108,8 +108,8 @@ def test_grpo_raises_the_probability_of_a_rewarded_token(chat, machine, monkeypa
     gradients = flat_gradients(optimizer)
     before = probability_of(model, chat, letter)
     for step in range(job.settings.steps):
-        rolled = rlvr.roll(model, job, step, machine)
-        rlvr.update(model, optimizer, gradients, rolled, rlvr.score(rolled, job.settings), job, step, machine)
+        rolled = draw.roll(model, job, step, machine)
+        rlvr.update(model, optimizer, gradients, rolled, draw.score(rolled, job.settings), job, step, machine)
     after = probability_of(model, chat, letter)
     assert before < 0.02
     assert after > 5 * before

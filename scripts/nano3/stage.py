@@ -53,8 +53,12 @@ class StageRun:
         return self.work / "checkpoints"
 
     def stop_requested(self) -> bool:
-        """True once SIGTERM or SIGUSR1 has arrived: save, then raise Preempted."""
+        """True once SIGTERM or SIGUSR1 has arrived or the time is over: save, then raise Preempted."""
         return bool(self._stop)
+
+    def request_stop(self) -> None:
+        """Ask the training to save and stop, as SIGTERM does."""
+        self._stop.append(signal.SIGTERM)
 
     def publish(self, payload: Path, *, statistics: dict[str, Any], provenance: dict[str, Any] | None = None) -> None:
         """Make `payload` (a directory in the work directory) the stage's result and publish it.

@@ -141,6 +141,11 @@ def _convert(row: Row, dataset: Files | Hub, where: str, bad: BadRows) -> Row | 
                 return None
         turns = [("user", row[question_field]), ("assistant", row[answer_field])]
         return {"messages": [{"role": role, "content": content} for role, content in turns]}
+    if dataset.form == "preference":
+        missing = [name for name in ("context", "response1", "response2") if not row.get(name)]
+        if missing:
+            _count_bad(row, missing[0], "text", where, bad)
+        return None if missing else row
     needed, kind = ("messages", list) if dataset.form == "chat" else ("responses_create_params", dict)
     if isinstance(row.get(needed), kind) and row[needed]:
         return row

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nano3.recipe.section import Count, Fraction, Section, Share
 
-Form = Literal["text", "chat", "rl"]
+Form = Literal["text", "chat", "rl", "preference"]
 
 
 class Dataset(Section):
@@ -30,7 +30,10 @@ class Files(Dataset):
 
     kind: Literal["files"]
     paths: list[str] = Field(min_length=1, description="files or glob patterns, relative to the repository")
-    form: Form = Field("text", description="what a row is: pretraining text, chat messages or an RL prompt")
+    form: Form = Field(
+        "text",
+        description="what a row is: pretraining text, chat messages, an RL prompt or a comparison",
+    )
     text_field: str = Field("text", description="the column that holds the text (form text)")
     question_field: str | None = Field(
         None,
@@ -48,7 +51,10 @@ class Hub(Dataset):
     subset: str | None = Field(None, description="exact name of the configuration or top-level folder")
     split: str = Field("train", description="split to read")
     revision: str = Field("main", description="branch, tag or commit; the manifest records the commit")
-    form: Form = Field("text", description="what a row is: pretraining text, chat messages or an RL prompt")
+    form: Form = Field(
+        "text",
+        description="what a row is: pretraining text, chat messages, an RL prompt or a comparison",
+    )
     text_field: str = Field("text", description="the column that holds the text (form text)")
     max_rows: Count | None = Field(None, description="take only this many rows")
 
@@ -70,7 +76,9 @@ class Tasks(Dataset):
     """Generated verifiable tasks, see nano3.data.generators."""
 
     kind: Literal["tasks"]
-    form: Form = Field(description="documents, chats with reasoning, or RL prompts of the same problems")
+    form: Form = Field(
+        description="documents, chats with reasoning, or RL prompts of the same problems, or comparisons"
+    )
     families: dict[str, TaskFamily] = Field(min_length=1, description="family -> amount")
     split: Literal["train", "valid", "test"] = Field("train", description="problems of different splits never overlap")
 

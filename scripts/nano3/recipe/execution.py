@@ -39,6 +39,9 @@ class Execution(Section):
     micro_batch_tokens: Count = Field(description="tokens of a forward/backward pass on one device")
     checkpoint_interval: Count = Field(description="optimizer steps between checkpoints")
     log_interval: Count = Field(1, description="optimizer steps between log lines")
+    save_after_minutes: float | None = Field(
+        None, gt=0, description="a training job saves and stops (exit 75) after this time; a retry goes on from there"
+    )
     data: Job = Job()
     pretrain: Job = Job()
     long_context: Job = Job()

@@ -35,6 +35,9 @@ class Recipe(Section):
         self._need(self.sft.data.datasets, "chat", "sft.data.datasets")
         self._need(self.rl.prompts.train, "rl", "rl.prompts.train")
         self._need(self.rl.prompts.valid, "rl", "rl.prompts.valid")
+        if self.rl.preferences is not None:
+            self._need(self.rl.preferences.train, "preference", "rl.preferences.train")
+            self._need(self.rl.preferences.valid, "preference", "rl.preferences.valid")
         if self.tokenizer.kind == "train":
             unknown = sorted(set(self.tokenizer.datasets) - set(self.datasets))
             if unknown:

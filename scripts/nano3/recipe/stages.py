@@ -4,6 +4,7 @@ from typing import Any
 
 from nano3.recipe.schema import Recipe
 
+RL_STAGES = ("rlvr1", "rlhf", "rlvr2", "dpo")
 PRETRAIN_PHASES = ("phase1", "phase2", "long_context")
 
 
@@ -75,9 +76,47 @@ def rl_prompts_config(recipe: Recipe) -> dict[str, Any]:
     return {"seed": recipe.seed, **_plain(recipe.rl.prompts)}
 
 
+def rl_chain(recipe: Recipe) -> list[str]:
+    """The RL stages that the recipe has a section for, in the order in which the policy goes through them.
+
+    The reward model is none of them: it starts from the SFT model and is only asked."""
+    return [stage for stage in RL_STAGES if getattr(recipe.rl, stage) is not None]
+
+
+def stage_before(recipe: Recipe, stage: str) -> str:
+    """Path below results/{recipe} of the model that an RL stage starts from."""
+    chain = rl_chain(recipe)
+    if stage == "genrm" or stage not in chain or chain.index(stage) == 0:
+        return "sft/model"
+    return f"rl/{chain[chain.index(stage) - 1]}"
+
+
 def rl_config(recipe: Recipe, stage: str) -> dict[str, Any]:
-    """What an RL stage depends on."""
-    return {"seed": recipe.seed, **_plain(getattr(recipe.rl, stage))}
+    """What an RL stage depends on. DPO does not see how its pairs were mined: the pairs are its input."""
+    section = getattr(recipe.rl, stage)
+    return {"seed": recipe.seed, **section.model_dump(mode="json", exclude={"pairs"})}
+
+
+def preferences_config(recipe: Recipe) -> dict[str, Any]:
+    """What the comparisons depend on."""
+    return _plain(recipe.rl.preferences)
+
+
+def pairs_config(recipe: Recipe) -> dict[str, Any]:
+    """What mining preference pairs depends on."""
+    return {"seed": recipe.seed, **_plain(recipe.rl.dpo.pairs)}
+
+
+def profile_config(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """What the pass rates for a stage's curriculum depend on."""
+    section = getattr(recipe.rl, stage)
+    return {
+        "seed": recipe.seed,
+        "stage": stage,
+        "max_new_tokens": section.max_new_tokens,
+        "prompts": section.curriculum.prompts,
+        "generations": section.curriculum.generations,
+    }
 
 
 def evaluation_config(recipe: Recipe) -> dict[str, Any]:

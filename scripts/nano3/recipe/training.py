@@ -126,6 +126,22 @@ class RlValidation(Section):
     generations: Count = Field(4, description="responses per prompt")
 
 
+class CurriculumSettings(Section):
+    """Easy prompts first, hard ones last, by pass rates that the stage's first policy has on them (section 3.2.2)."""
+
+    mean: tuple[Fraction, Fraction] = Field(
+        (0.8, 0.2), description="pass rate that the Gaussian is centred on, at the first and the last step"
+    )
+    width: float = Field(0.15, gt=0, description="standard deviation of the Gaussian")
+    solved: float = Field(1.0, gt=0, description="prompts with this pass rate or more are dropped")
+    generations: Count = Field(8, description="responses that a pass rate is the mean reward of")
+    prompts: Count | None = Field(None, description="prompts of every environment to profile and use; none: all")
+    patience: Count | None = Field(
+        None, description="profile again after this many validations without a better reward; none: never"
+    )
+    least_gain: Rate = Field(0.005, description="a smaller rise of the held-out reward is none")
+
+
 class Grpo(Section):
     """Reinforcement learning from verifiable rewards with GRPO (report, section 3.2)."""
 
@@ -154,6 +170,69 @@ class Grpo(Section):
         (0.5, 2.0),
         description="masked: tokens whose train/generate ratio is outside take no part in the loss",
     )
+    dynamic_sampling: Count | None = Field(
+        None,
+        description="replace groups of equal rewards by further prompts, in at most so many rounds a step; none: off",
+    )
+    curriculum: CurriculumSettings | None = Field(None, description="order of the prompts; none: shuffled epochs")
+    best: str | None = Field(
+        None, description="held-out measure whose best step is published, e.g. reward; none: the last step"
+    )
+    freeze_router: bool = Field(True, description="router weights stay; the expert bias is still updated")
+    bias_update_rate: Rate = Field(1e-3, description="step of the expert bias update")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
+    optimizer: Optimizer = Optimizer(betas=(0.9, 0.999), weight_decay=0.0)
+    validation: RlValidation
+
+
+class Preferences(Section):
+    """Comparisons for the reward model, in the manner of HelpSteer; their contexts are the prompts of RLHF."""
+
+    train: list[str] = Field(min_length=1, description="data sets of form preference")
+    valid: list[str] = Field(min_length=1, description="data sets of form preference, held out")
+    max_prompt_tokens: Count = Field(description="longer comparisons are left out and counted")
+    max_bad_rows: Fraction = Field(0.01, description="a larger share of rows that are no comparison is an error")
+
+
+class Rlhf(Grpo):
+    """RLHF with a generative reward model and group-relative length control (report, section 3.3.2)."""
+
+    verifiable: bool = Field(
+        False, description="also the prompts of rl.prompts; their responses are compared by their verifiers"
+    )
+    judge_max_new_tokens: Count = Field(description="longest verdict of the reward model")
+    judge_temperature: float = Field(0.6, ge=0, description="0: greedy")
+    thinking_weight: Rate = Field(0.5, description="weight of the length term of the thinking")
+    answer_weight: Rate = Field(0.5, description="weight of the length term of the answer")
+    bonus: Rate = Field(0.5, description="for the shortest thinking and the shortest answer of a group, if good")
+    bonus_percentile: float = Field(80, ge=0, le=100, description="base reward, within the group, that is good")
+
+
+class PairMining(Section):
+    """Preference pairs from responses that the policy samples (report, appendix C)."""
+
+    prompts: Count | None = Field(None, description="training prompts of every environment to sample from; none: all")
+    generations: Count = Field(32, ge=2, description="responses per prompt")
+    max_new_tokens: Count = Field(description="longest response")
+    pairs_per_prompt: Count = Field(25, description="most pairs of a group from one prompt")
+    pairs: Count = Field(10_000, description="most pairs in all, from the groups in turn")
+    valid: Fraction = Field(0.05, description="share of the pairs held out")
+
+
+class Dpo(Section):
+    """Direct preference optimisation against calls of tools that were not offered (report, appendix C)."""
+
+    pairs: PairMining
+    steps: Count = Field(50, description="optimizer steps")
+    global_batch_size: Count = Field(128, description="pairs of a step")
+    max_tokens: Count | None = Field(None, description="pairs with a longer prompt + response are left out; none: all")
+    max_new_tokens: Count = Field(description="longest response of the validation")
+    learning_rate: float = Field(gt=0, description="constant after the warmup")
+    warmup_steps: int = Field(0, ge=0)
+    beta: float = Field(0.05, gt=0, description="strength of the KL penalty to the first policy")
+    preference_weight: Rate = Field(1.0, description="weight of the preference loss")
+    sft_weight: Rate = Field(0.2, description="weight of the loss per token on preferred responses")
+    best: str | None = Field(None, description="held-out measure whose best step is published; none: the last step")
     freeze_router: bool = Field(True, description="router weights stay; the expert bias is still updated")
     bias_update_rate: Rate = Field(1e-3, description="step of the expert bias update")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
@@ -162,10 +241,22 @@ class Grpo(Section):
 
 
 class Rl(Section):
-    """Reinforcement learning stages, in the order they run."""
+    """Reinforcement learning stages, in the order they run. A stage without a section is left out."""
 
     prompts: RlPrompts
+    preferences: Preferences | None = None
     rlvr1: Grpo
+    genrm: Grpo | None = Field(None, description="the reward model, trained from the SFT model; needs preferences")
+    rlhf: Rlhf | None = Field(None, description="needs genrm")
+    rlvr2: Grpo | None = Field(None, description="RLVR again, after RLHF")
+    dpo: Dpo | None = None
+
+    @model_validator(mode="after")
+    def _needs(self) -> "Rl":
+        for stage, needed in (("genrm", "preferences"), ("rlhf", "genrm")):
+            if getattr(self, stage) is not None and getattr(self, needed) is None:
+                raise ValueError(f"rl.{stage} needs rl.{needed}: add that section, or leave rl.{stage} out")
+        return self
 
 
 class Evaluation(Section):

@@ -116,3 +116,9 @@ def mismatch(previous: Tensor, generator: Tensor, mask: Tensor) -> tuple[float, 
     if not difference.numel():
         return 0.0, 0.0
     return difference.max().item(), difference.mean().item()
+
+
+def outside(previous: Tensor, generator: Tensor, mask: Tensor, band: tuple[float, float]) -> int:
+    """How many masked-in tokens have a ratio trainer / generator outside of `band`: what `masked` leaves out."""
+    ratio = (previous.detach() - generator).exp()[mask.bool()]
+    return int(((ratio < band[0]) | (ratio > band[1])).sum())

@@ -1,7 +1,7 @@
 """Rollouts: prompts in, sampled and scored responses out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from nano3.chat.request import messages_of
 from nano3.chat.template import render, template_of
 from nano3.data.tokenizer import END_OF_TEXT, IM_END
 from nano3.data.tokenizer import load as load_tokenizer
-from nano3.environments import verify
+from nano3.environments import Reward, verify
 from nano3.errors import UserError
 from nano3.rl.order import derived_seed
 
@@ -28,7 +28,7 @@ class Rollout:
     response: list[int]  # token ids, with the stop token when finished
     logprobs: list[float]  # of the response's tokens, by the generator, at temperature 1
     text: str  # the response, special tokens readable
-    reward: float  # in [0, 1]
+    reward: float  # in [0, 1], unless a judge gave it
     reason: str
     finished: bool  # ended with a stop token rather than cut at the longest length
     well_formed: bool
@@ -108,11 +108,12 @@ def rollouts(
     top_p: float,
     seed: int,
     batch_rows: int = BATCH_ROWS,
+    score: Callable[[dict[str, Any], str], Reward] | None = None,
 ) -> list[Rollout]:
     """`generations` scored responses to every row, row by row: result[i * generations + g].
 
     Equal model, rows and seed give equal bits. Prompts of like length are generated together, at most
-    `batch_rows` responses at once."""
+    `batch_rows` responses at once. score: what scores a response to a row; None: the row's environment."""
     from nano3.model.generate import generate
 
     prompts = [chat.prompt_ids(row) for row in rows for _ in range(generations)]
@@ -130,12 +131,15 @@ def rollouts(
             seed=derived_seed(seed, "batch", start),
         )
         completions.update(zip(chosen, written, strict=True))
-    return [_scored(rows[i // generations], prompt, completions[i], chat) for i, prompt in enumerate(prompts)]
+    return [
+        _scored(rows[i // generations], prompt, completions[i], chat, score or verify)
+        for i, prompt in enumerate(prompts)
+    ]
 
 
-def _scored(row: dict[str, Any], prompt: list[int], completion: Any, chat: ChatTokenizer) -> Rollout:
+def _scored(row: dict[str, Any], prompt: list[int], completion: Any, chat: ChatTokenizer, score) -> Rollout:
     text = chat.text(completion.tokens)
-    reward = verify(row, text)
+    reward = score(row, text)
     return Rollout(
         prompt_id=str(row.get("id", "")),
         environment=environment_of(row),

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import threading
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -88,7 +89,8 @@ def open_session(
             if not run.finished:
                 _start_mirror(session, recipe=options.recipe.stem)
             try:
-                yield session
+                with _time_box(run, recipe.execution.save_after_minutes):
+                    yield session
             finally:
                 if session.mirror is not None:
                     published = run.output / MANIFEST
@@ -215,6 +217,19 @@ def _start_mirror(session: Session, *, recipe: str) -> None:
             session.mirror_id = weights_and_biases.run_id(recipe, run.name, run.identity)
     except Exception as error:  # a mirror of the metrics must never stop a training
         say(f"W&B: {error}; the stage goes on without it")
+
+
+@contextmanager
+def _time_box(run: StageRun, minutes: float | None) -> Iterator[None]:
+    """Ask the run to save and stop after this time, as a signal would."""
+    timer = threading.Timer(60 * (minutes or 0), run.request_stop)
+    timer.daemon = True
+    if minutes is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _seed(seed: int) -> None:

@@ -12,6 +12,7 @@ from nano3.data.generators import (
     arithmetic,
     banking,
     code,
+    comparison,
     documents,
     instruction_following,
     long_context,
@@ -40,6 +41,7 @@ FAMILIES = {
     "banking": banking,
     "long_context": long_context,
     "open_chat": open_chat,
+    "comparison": comparison,
 }
 MAX_DRAWS = 5_000  # a split holds one key of 20, so a space without a hit in this many draws holds none
 

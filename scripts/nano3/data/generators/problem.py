@@ -1,11 +1,13 @@
-"""One generated problem, the split it belongs to, and its three forms: document, chat, RL prompt."""
+"""One generated problem, the split it belongs to, and its forms: document, chat, RL prompt, comparison."""
 
 import hashlib
 import json
 from dataclasses import dataclass, field
 
+from nano3.errors import UserError
+
 SPLITS = ("train", "valid", "test")
-FORMS = ("text", "chat", "rl")
+FORMS = ("text", "chat", "rl", "preference")
 
 MATH = "math_with_judge_simple_agent"
 MCQA = "mcqa_simple_agent"
@@ -18,6 +20,7 @@ LONG_CONTEXT_QA = "long_context_qa_simple_agent"
 MULTI_TURN = "multichallenge_simple_agent"
 WORKPLACE = "workplace_assistant_simple_agent"
 BANKING = "banking_simple_agent"
+COMPARISON = "genrm_compare_simple_agent"  # the reward model itself
 PREFERENCE = "genrm_simple_agent"  # judged by a reward model, not by a verifier
 
 
@@ -81,6 +84,10 @@ def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = Fa
     common = {"id": name, "source": source, "key": problem.key}
     if form == "text":
         return common | {"text": document(problem)}
+    if form == "preference":
+        if problem.environment != COMPARISON:
+            raise UserError(f"{source} has no form 'preference'; only tasks/comparison has")
+        return common | problem.verifier
     if form == "chat":
         tools = {"tools": problem.tools} if problem.tools else {}
         messages = problem.hasty if hasty and problem.hasty else problem.messages

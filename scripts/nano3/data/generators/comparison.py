@@ -1,0 +1,56 @@
+"""Two responses to a bit of small talk, and which one is better: what a reward model learns from.
+
+The good response is the one that open_chat gives. The other one has a fault that its helpfulness tells: it says too
+much, breaks off, or answers another question. As a chat, the better judge's verdict is the answer.
+"""
+
+import random
+
+from nano3.chat.verdict import Verdict, comparison_prompt
+from nano3.data.generators import open_chat
+from nano3.data.generators.problem import COMPARISON, Problem, assistant, user
+
+LEVELS = (1, 1)
+
+# helpfulness of a response with this fault; a response without one has 5
+FAULTS = {"wordy": 4, "cut": 2, "off topic": 1}
+
+
+def draw(rng: random.Random, level: int) -> Problem:
+    """One comparison. Its key is the question and both responses."""
+    question, good, _ = open_chat.small_talk(rng)
+    fault = rng.choice(list(FAULTS))
+    worse, helpfulness = _faulty(rng, good, fault), FAULTS[fault]
+    responses, scores = [good, worse], [5, helpfulness]
+    if rng.random() < 0.5:
+        responses, scores = responses[::-1], scores[::-1]
+    ranking = ranking_of(*scores)
+    prompt = comparison_prompt([user(question)], *responses)
+    verifier = {
+        "context": [user(question)],
+        "response1": responses[0],
+        "response2": responses[1],
+        "helpfulness1": scores[0],
+        "helpfulness2": scores[1],
+        "ranking": ranking,
+    }
+    messages = [user(prompt), assistant(Verdict(*scores, ranking).text())]
+    return Problem(" | ".join((question, *responses)), messages, COMPARISON, verifier)
+
+
+def ranking_of(first: int, second: int) -> int:
+    """1 to 6 from two unequal scores of helpfulness: the greater their distance, the clearer the ranking."""
+    distance = min(3, abs(first - second))
+    return 4 - distance if first > second else 3 + distance
+
+
+def _faulty(rng: random.Random, good: str, fault: str) -> str:
+    if fault == "wordy":
+        return " ".join([good] * rng.randint(2, 3))
+    if fault == "cut":
+        words = good.split()
+        return " ".join(words[: max(1, len(words) // 3)])
+    while True:
+        _, other, _ = open_chat.small_talk(rng)
+        if other != good:
+            return other
