@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from nano3.model import size
-from nano3.model.cache import empty_cache
+from nano3.model.cache import BLOCK, empty_cache
 from nano3.model.config import ModelConfig
 from nano3.model.nemotron_h import NemotronH
 from test_model_parity import CONFIG
@@ -72,9 +72,9 @@ def test_flops_of_the_matrix_products_are_those_that_torch_counts():
 
 
 def test_a_cache_is_as_large_as_computed():
-    cache = empty_cache(CONFIG, rows=3, capacity=20)
+    cache = empty_cache(CONFIG, rows=3, capacity=2 * BLOCK)
     tensors = [v for layer in cache.layers if layer is not None for v in vars(layer).values()]
-    assert sum(v.numel() * v.element_size() for v in tensors) == size.decode_cache_bytes(CONFIG, 3, 20)
+    assert sum(v.numel() * v.element_size() for v in tensors) == size.decode_cache_bytes(CONFIG, 3, 2 * BLOCK)
 
 
 def test_the_seed_decides_the_weights():
