@@ -16,12 +16,13 @@ from nano3.chat.template import render
 from nano3.data.generators import FAMILIES, FORMS, duplicates, generate, split_of
 from nano3.data.generators import instruction_following as instruction_family
 from nano3.data.generators.arithmetic import multiplication_trace
-from nano3.data.generators.problem import PREFERENCE
+from nano3.data.generators.problem import COMPARISON, PREFERENCE
 from nano3.errors import UserError
 
 LEVELS = [(family, level) for family in FAMILIES for level in range(1, min(5, FAMILIES[family].LEVELS[1]) + 1)]
 CONVERSATIONS = ("workplace", "banking")
-UNVERIFIED = ("open_chat", *CONVERSATIONS)  # by one response
+JUDGED = ("open_chat", "comparison")  # by a reward model and by people
+UNVERIFIED = (*JUDGED, *CONVERSATIONS)  # by one response
 VERIFIED = [(family, level) for family, level in LEVELS if family not in UNVERIFIED]
 # Where the content is judged, not only its form.
 EXACT = [
@@ -66,7 +67,7 @@ def test_the_chat_template_turns_both_forms_into_one_conversation_whose_answer_s
         conversation = render(checked.messages, checked.tools).replace("<think></think>\n", "<think></think>")
         opening = render(*messages_of(prompt["responses_create_params"]), True, enable_thinking=thinks)
         assert conversation.startswith(opening)
-        if family != "open_chat":
+        if family not in JUDGED:
             answer = ("" if thinks else "<think></think>") + conversation.removeprefix(opening)
             reward = environments.verify(prompt, answer)
             assert reward.value == 1.0 and reward.well_formed, (reward, answer)
@@ -203,6 +204,7 @@ def test_rl_rows_have_the_fields_that_nemo_gym_reads(family):
         "banking_simple_agent": {"ground_truth": list, "database": dict, "user": list},
         "single_step_tool_use_with_argument_comparison_agent": {"expected_action": dict},
         PREFERENCE: {},
+        COMPARISON: {"context": list, "response1": str, "response2": str, "helpfulness1": int, "ranking": int},
     }
     for row in rows(family, 50, form="rl"):
         assert row["agent_ref"]["type"] == "responses_api_agents"

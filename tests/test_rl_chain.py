@@ -79,7 +79,7 @@ def comparisons(tmp_path, rows, **config):
 
 
 def examples(count, split="train"):
-    return list(generate("comparison", rows=count, seed=1, difficulty=(1, 1), split=split, form="preference"))
+    return list(generate("comparison", rows=count, seed=1, split=split, form="preference"))
 
 
 def test_comparisons_are_written_in_both_orders_and_their_questions_once(tmp_path):

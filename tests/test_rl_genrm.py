@@ -116,8 +116,8 @@ def test_the_grader_measures_accuracy_in_both_orders_and_broken_verdicts():
 
 
 def test_generated_comparisons_read_as_helpsteer_rows_and_as_chats_that_teach_the_verdict():
-    examples = list(generate("comparison", rows=60, seed=1, difficulty=(1, 1), form="preference"))
-    chats = list(generate("comparison", rows=60, seed=1, difficulty=(1, 1), form="chat"))
+    examples = list(generate("comparison", rows=60, seed=1, form="preference"))
+    chats = list(generate("comparison", rows=60, seed=1, form="chat"))
     rows = list(comparisons(examples))
     assert len(rows) == 120
     assert {row["ranking"] for row in rows} >= {1, 3, 4, 6}

@@ -66,7 +66,7 @@ def generate(
     """
     if family not in FAMILIES:
         raise UserError(f"unknown task family {family!r}, expected one of {', '.join(FAMILIES)}")
-    if form not in FORMS:
+    if form not in (*FORMS, "preference"):
         raise UserError(f"unknown form {form!r} for {family}, expected one of {', '.join(FORMS)}")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r} for {family}, expected one of {', '.join(SPLITS)}")

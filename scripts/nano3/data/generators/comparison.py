@@ -10,16 +10,16 @@ from nano3.chat.verdict import Verdict, comparison_prompt
 from nano3.data.generators import open_chat
 from nano3.data.generators.problem import COMPARISON, Problem, assistant, user
 
-LEVELS = (1, 1)
+LEVELS = (1, 3)  # kinds of faults, the plainest first
 
 # helpfulness of a response with this fault; a response without one has 5
-FAULTS = {"wordy": 4, "cut": 2, "off topic": 1}
+FAULTS = {"off topic": 1, "cut": 2, "wordy": 4}
 
 
 def draw(rng: random.Random, level: int) -> Problem:
-    """One comparison. Its key is the question and both responses."""
+    """One comparison, with one of the first `level` faults. Its key is the question and both responses."""
     question, good, _ = open_chat.small_talk(rng)
-    fault = rng.choice(list(FAULTS))
+    fault = rng.choice(list(FAULTS)[:level])
     worse, helpfulness = _faulty(rng, good, fault), FAULTS[fault]
     responses, scores = [good, worse], [5, helpfulness]
     if rng.random() < 0.5:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from nano3.errors import UserError
 
 SPLITS = ("train", "valid", "test")
-FORMS = ("text", "chat", "rl", "preference")
+FORMS = ("text", "chat", "rl")  # of every family; comparisons also come as "preference"
 
 MATH = "math_with_judge_simple_agent"
 MCQA = "mcqa_simple_agent"
