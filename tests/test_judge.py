@@ -215,6 +215,18 @@ def test_rules_of_a_rubric_are_checked_before_the_judge_is_asked():
     assert score(example, "A cat and a hat.").value == 1.0 and len(asked) == 1
 
 
+def test_many_answers_wait_for_the_judge_side_by_side_and_keep_their_order():
+    def slow(messages):
+        time.sleep(0.2)
+        return "[[SAME]]" if "river 3" in messages[0]["content"] else "[[DIFFERENT]]"
+
+    judge.use(slow)
+    start = time.monotonic()
+    rewards = environments.verify_all([question()] * 8, [f"</think>river {number}" for number in range(8)])
+    assert time.monotonic() - start < 1.4
+    assert [reward.value for reward in rewards] == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     answer=st.text(max_size=200),

@@ -5,6 +5,9 @@ is a cheap test of the row itself: it raises UserError when the row can't be sco
 conversations of several turns: `start(row)` opens one, see `episode`.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 from nano3.environments import (
     banking,
     code_gen,
@@ -54,6 +57,12 @@ def verify(row: dict, response: str) -> Reward:
     return ENVIRONMENTS[name](row, response)
 
 
+def verify_all(rows: Sequence[dict], responses: Sequence[str], *, threads: int = 8) -> list[Reward]:
+    """The rewards of many responses, in order. Those that a judge or the sandbox decides wait side by side."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda pair: verify(*pair), zip(rows, responses, strict=True)))
+
+
 def is_conversation(row: dict) -> bool:
     """Whether the row's environment takes several turns."""
     return name_of(row) in EPISODES
@@ -69,4 +78,14 @@ def name_of(row: dict) -> str | None:
     return (row.get("agent_ref") or {}).get("name")
 
 
-__all__ = ["ENVIRONMENTS", "EPISODES", "Episode", "Reward", "is_conversation", "name_of", "start", "verify"]
+__all__ = [
+    "ENVIRONMENTS",
+    "EPISODES",
+    "Episode",
+    "Reward",
+    "is_conversation",
+    "name_of",
+    "start",
+    "verify",
+    "verify_all",
+]
