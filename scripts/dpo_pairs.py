@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(options.recipe)
     settings = recipe.rl.dpo.pairs
 
+    from nano3 import sandbox
     from nano3.data.jsonl import write_jsonl
     from nano3.model import hf
     from nano3.rl.order import derived_seed
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in (model, prompts):
         verify(path, hashes=not options.trust_inputs)
     device = hardware.set_up(recipe.execution.rl, "rl")
+    sandbox.allow_unsafe(recipe.execution.allow_unsafe)
     policy, chat = hf.load(model, device=device).eval(), load_chat_tokenizer(model)
     inputs = {"model": model, "prompts": prompts}
     with building(options.output, kind="rl/dpo_pairs", config=pairs_config(recipe), inputs=inputs) as artifact:

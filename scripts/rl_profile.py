@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     recipe, name = load_recipe(options.recipe), options.output.name
     config = profile_config(recipe, name)
 
+    from nano3 import sandbox
     from nano3.model import hf
     from nano3.rl import draw
     from nano3.rl.curriculum import write_profile
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in (model, prompts):
         verify(path, hashes=not options.trust_inputs)
     device = hardware.set_up(recipe.execution.rl, "rl")
+    sandbox.allow_unsafe(recipe.execution.allow_unsafe)
     settings = getattr(recipe.rl, name)
     machine = Machine(recipe.execution, device, hardware.arithmetic(device, settings.precision))
     rows = read_prompts(prompts / "train.jsonl")

@@ -32,3 +32,11 @@ def test_visible_gpus_follow_the_environment(monkeypatch):
     assert preflight.visible_gpus() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert preflight.visible_gpus() == 0
+
+
+def test_a_machine_without_a_sandbox_is_told_before_the_first_job(monkeypatch):
+    monkeypatch.setattr("nano3.sandbox.launch._possible", tuple)
+    text = "\n".join(preflight.problems(TINY, "tiny", on_cluster=False))
+    assert "bubblewrap" in text and "execution.allow_unsafe" in text
+    unsafe = TINY.model_copy(update={"execution": TINY.execution.model_copy(update={"allow_unsafe": True})})
+    assert preflight.problems(unsafe, "tiny", on_cluster=False) == []

@@ -78,7 +78,7 @@ def listener():
     """A server on the loopback that tells the answer, and one on an abstract Unix socket."""
     served = []
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
-        local.bind("\0nano3-sandbox-test")
+        local.bind(f"\0nano3-sandbox-{server.getsockname()[1]}")
         local.listen()
 
         def serve(listening):

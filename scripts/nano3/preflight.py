@@ -4,6 +4,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from nano3 import sandbox
+from nano3.errors import UserError
 from nano3.recipe.execution import Execution, Job
 from nano3.recipe.schema import Recipe
 
@@ -18,7 +20,7 @@ def problems(recipe: Recipe, name: str, *, on_cluster: bool) -> list[str]:
     on_cluster: jobs run on other machines, so this one's GPUs, memory and packages don't matter."""
     found = _backend_problems(recipe.execution, on_cluster)
     if not on_cluster:
-        found += _machine_problems(recipe.execution)
+        found += _machine_problems(recipe.execution) + _sandbox_problems(recipe.execution)
     if not found:
         return []
     advice = [
@@ -55,6 +57,16 @@ def _machine_problems(execution: Execution) -> list[str]:
     if job.memory_mb > memory:
         found.append(f"it needs {job.memory_mb} MB of memory (execution.{section}); this machine has {memory} MB")
     return found
+
+
+def _sandbox_problems(execution: Execution) -> list[str]:
+    if execution.allow_unsafe:
+        return []
+    try:
+        sandbox.kind()
+    except UserError as problem:
+        return [str(problem)]
+    return []
 
 
 def _installed(module: str) -> bool:

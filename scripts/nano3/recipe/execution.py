@@ -42,6 +42,9 @@ class Execution(Section):
     save_after_minutes: float | None = Field(
         None, gt=0, description="a training job saves and stops (exit 75) after this time; a retry goes on from there"
     )
+    allow_unsafe: bool = Field(
+        False, description="where no sandbox can be made, score what a model wrote with resource limits alone"
+    )
     data: Job = Job()
     pretrain: Job = Job()
     long_context: Job = Job()

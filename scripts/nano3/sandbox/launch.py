@@ -62,8 +62,8 @@ def kind() -> str:
     raise UserError(
         "this machine can't hold untrusted programs: the kernel refuses user namespaces and bubblewrap (bwrap) is not "
         "on PATH or does not work. Install bubblewrap, or let users make namespaces (sysctl user.max_user_namespaces, "
-        "kernel.apparmor_restrict_unprivileged_userns=0), or say `allow_unsafe: true` in the recipe to run model text "
-        "with resource limits alone."
+        "kernel.apparmor_restrict_unprivileged_userns=0), or set `execution.allow_unsafe: true` "
+        "in the recipe to run model text with resource limits alone."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from nano3 import sandbox
 from nano3.artifacts.manifest import MANIFEST
 from nano3.cli import say
 from nano3.data import tokenizer as tokenizers
@@ -67,6 +68,7 @@ def open_session(
         )
     job = getattr(recipe.execution, section)
     device = hardware.set_up(job, section)
+    sandbox.allow_unsafe(recipe.execution.allow_unsafe)
     _seed(config["seed"])
     with distributed.join(device) as world:
         arithmetic = hardware.arithmetic(device, config["precision"])
