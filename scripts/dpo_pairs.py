@@ -4,13 +4,14 @@ from pathlib import Path
 
 from nano3 import cli
 from nano3.artifacts import building, verify
+from nano3.artifacts.manifest import sha256
 from nano3.errors import UserError
 from nano3.recipe import load_recipe
 from nano3.recipe.stages import pairs_config
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Sample, pair, divide into train.jsonl and valid.jsonl, publish."""
+    """Sample, pair, mix, divide into train.jsonl and valid.jsonl, publish."""
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the policy that DPO starts from")
     parser.add_argument("--prompts", type=Path, required=True, help="RL prompts; train.jsonl is used")
@@ -18,9 +19,9 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(options.recipe)
     settings = recipe.rl.dpo.pairs
 
-    from nano3.data.jsonl import write_jsonl
+    from nano3.data.jsonl import read_jsonl, write_jsonl
     from nano3.model import hf
-    from nano3.rl.order import derived_seed
+    from nano3.rl.order import derived_seed, shuffled
     from nano3.rl.pairs import mine
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train import hardware
@@ -32,15 +33,21 @@ def main(argv: list[str] | None = None) -> None:
     device = hardware.set_up(recipe.execution.rl, "rl")
     policy, chat = hf.load(model, device=device).eval(), load_chat_tokenizer(model)
     inputs = {"model": model, "prompts": prompts}
-    with building(options.output, kind="rl/dpo_pairs", config=pairs_config(recipe), inputs=inputs) as artifact:
+    config = pairs_config(recipe) | {"digests": [sha256(Path(file)) for file in settings.files]}
+    with building(options.output, kind="rl/dpo_pairs", config=config, inputs=inputs) as artifact:
         with hardware.arithmetic(device, recipe.rl.dpo.precision):
             rows = read_prompts(prompts / "train.jsonl")
             pairs, statistics = mine(policy, chat, rows, settings, seed=derived_seed(recipe.seed, "dpo_pairs"))
+        given = [row for file in settings.files for row in read_jsonl(Path(file))]
+        statistics["pairs"] |= {"given": len(given)} if settings.files else {}
+        pairs += given
+        pairs = [pairs[i] for i in shuffled(range(len(pairs)), recipe.seed, "dpo_pairs", 0, len(pairs))]
         held_out = round(len(pairs) * settings.valid)
         if len(pairs) - held_out < 1:
             raise UserError(
                 f"no preference pairs were found: {statistics}.\n"
-                "  Raise rl.dpo.pairs.generations or prompts, so that some responses to one prompt differ in worth."
+                "  Raise rl.dpo.pairs.generations or prompts, so that some responses to one prompt differ in worth,"
+                " or name pair files in rl.dpo.pairs.files."
             )
         write_jsonl(artifact.path / "train.jsonl", pairs[held_out:])
         write_jsonl(artifact.path / "valid.jsonl", pairs[:held_out])
