@@ -11,7 +11,7 @@ from nano3.recipe.stages import pairs_config
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Sample, pair, mix, divide into train.jsonl and valid.jsonl, publish."""
+    """Sample, pair, divide into train.jsonl and valid.jsonl, publish."""
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the policy that DPO starts from")
     parser.add_argument("--prompts", type=Path, required=True, help="RL prompts; train.jsonl is used")
@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from nano3.data.jsonl import read_jsonl, write_jsonl
     from nano3.model import hf
-    from nano3.rl.order import derived_seed, shuffled
-    from nano3.rl.pairs import mine
+    from nano3.rl.order import derived_seed
+    from nano3.rl.pairs import divide, mine
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train import hardware
     from nano3.train.session import directory_of
@@ -40,17 +40,15 @@ def main(argv: list[str] | None = None) -> None:
             pairs, statistics = mine(policy, chat, rows, settings, seed=derived_seed(recipe.seed, "dpo_pairs"))
         given = [row for file in settings.files for row in read_jsonl(Path(file))]
         statistics["pairs"] |= {"given": len(given)} if settings.files else {}
-        pairs += given
-        pairs = [pairs[i] for i in shuffled(range(len(pairs)), recipe.seed, "dpo_pairs", 0, len(pairs))]
-        held_out = round(len(pairs) * settings.valid)
-        if len(pairs) - held_out < 1:
+        train, valid = divide(pairs + given, settings.valid, seed=recipe.seed)
+        if not train:
             raise UserError(
                 f"no preference pairs were found: {statistics}.\n"
                 "  Raise rl.dpo.pairs.generations or prompts, so that some responses to one prompt differ in worth,"
                 " or name pair files in rl.dpo.pairs.files."
             )
-        write_jsonl(artifact.path / "train.jsonl", pairs[held_out:])
-        write_jsonl(artifact.path / "valid.jsonl", pairs[:held_out])
+        write_jsonl(artifact.path / "train.jsonl", train)
+        write_jsonl(artifact.path / "valid.jsonl", valid)
         artifact.statistics |= statistics
     cli.say(
         ", ".join(f"{count} {group}" for group, count in statistics["pairs"].items())
