@@ -18,7 +18,7 @@ from typing import Any
 from nano3.chat.request import messages_of
 from nano3.environments import Reward, verify
 from nano3.environments.text import split_response
-from nano3.environments.tool_calls import OPEN_CALL
+from nano3.environments.tool_calls import CLOSE_CALL, OPEN_CALL
 from nano3.recipe.training import PairMining
 from nano3.rl.order import derived_seed
 from nano3.rl.preferences import pair_row
@@ -26,6 +26,7 @@ from nano3.rl.rollout import ChatTokenizer, Rollout, by_environment, rollouts
 
 GROUPS = ("no_tools", "with_tools", "hallucination")
 WITHOUT_TOOLS = "without_tools"  # marks a row whose tools were taken away
+CALL_TAGS = (OPEN_CALL, CLOSE_CALL, "<function=", "</function>")  # even pieces of a call are no answer
 ASSISTANT = "<|im_start|>assistant\n"
 
 Row = dict[str, Any]
@@ -42,8 +43,8 @@ def score(row: Row, response: str) -> Reward:
     if not row.get(WITHOUT_TOOLS):
         return verify(row, response)
     fault = split_response(response).fault
-    called = calls_a_tool(response)
-    reason = fault or ("called a tool that was not offered" if called else "no tool called")
+    called = any(tag in response for tag in CALL_TAGS)
+    reason = fault or ("wrote a tool call that was not offered" if called else "no tool called")
     return Reward(float(not fault and not called), reason, well_formed=not fault)
 
 
