@@ -223,6 +223,7 @@ rule dpo_pairs:
     input:
         model=policy_before("dpo"),
         prompts="results/{recipe}/rl/prompts/manifest.json",
+        files=lambda wildcards: recipe_of(wildcards).rl.dpo.pairs.files,
     output:
         data=directory("results/{recipe}/rl/dpo_pairs"),
         manifest="results/{recipe}/rl/dpo_pairs/manifest.json",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nano3 import cli
 from nano3.artifacts import building, verify
+from nano3.artifacts.manifest import sha256
 from nano3.errors import UserError
 from nano3.recipe import load_recipe
 from nano3.recipe.stages import pairs_config
@@ -19,10 +20,10 @@ def main(argv: list[str] | None = None) -> None:
     settings = recipe.rl.dpo.pairs
 
     from nano3 import sandbox
-    from nano3.data.jsonl import write_jsonl
+    from nano3.data.jsonl import read_jsonl, write_jsonl
     from nano3.model import hf
     from nano3.rl.order import derived_seed
-    from nano3.rl.pairs import mine
+    from nano3.rl.pairs import divide, mine
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train import hardware
     from nano3.train.session import directory_of
@@ -34,18 +35,22 @@ def main(argv: list[str] | None = None) -> None:
     sandbox.allow_unsafe(recipe.execution.allow_unsafe)
     policy, chat = hf.load(model, device=device).eval(), load_chat_tokenizer(model)
     inputs = {"model": model, "prompts": prompts}
-    with building(options.output, kind="rl/dpo_pairs", config=pairs_config(recipe), inputs=inputs) as artifact:
+    config = pairs_config(recipe) | {"digests": [sha256(Path(file)) for file in settings.files]}
+    with building(options.output, kind="rl/dpo_pairs", config=config, inputs=inputs) as artifact:
         with hardware.arithmetic(device, recipe.rl.dpo.precision):
             rows = read_prompts(prompts / "train.jsonl")
             pairs, statistics = mine(policy, chat, rows, settings, seed=derived_seed(recipe.seed, "dpo_pairs"))
-        held_out = round(len(pairs) * settings.valid)
-        if len(pairs) - held_out < 1:
+        given = [row for file in settings.files for row in read_jsonl(Path(file))]
+        statistics["pairs"] |= {"given": len(given)} if settings.files else {}
+        train, valid = divide(pairs + given, settings.valid, seed=recipe.seed)
+        if not train:
             raise UserError(
                 f"no preference pairs were found: {statistics}.\n"
-                "  Raise rl.dpo.pairs.generations or prompts, so that some responses to one prompt differ in worth."
+                "  Raise rl.dpo.pairs.generations or prompts, so that some responses to one prompt differ in worth,"
+                " or name pair files in rl.dpo.pairs.files."
             )
-        write_jsonl(artifact.path / "train.jsonl", pairs[held_out:])
-        write_jsonl(artifact.path / "valid.jsonl", pairs[:held_out])
+        write_jsonl(artifact.path / "train.jsonl", train)
+        write_jsonl(artifact.path / "valid.jsonl", valid)
         artifact.statistics |= statistics
     cli.say(
         ", ".join(f"{count} {group}" for group, count in statistics["pairs"].items())

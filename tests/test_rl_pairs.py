@@ -137,3 +137,12 @@ def test_mining_samples_the_policy_and_its_counts_add_up(chat):
     found, statistics = pairs.mine(toy_model().eval(), chat, [*toy_rows(4), tool_row()], settings, seed=1)
     assert len(found) == sum(statistics["pairs"].values()) <= 3
     assert statistics["hallucinated_tools/n"] == 5 * 4
+
+
+def test_pairs_of_one_conversation_stay_on_one_side():
+    rows = [{"context": [{"role": "user", "content": str(i // 5)}], "number": i} for i in range(2000)]
+    train, valid = pairs.divide(rows, 0.2, seed=4)
+    assert len(train) + len(valid) == 2000
+    assert not {row["number"] // 5 for row in train} & {row["number"] // 5 for row in valid}
+    assert 0.12 < len(valid) / 2000 < 0.28
+    assert pairs.divide(rows, 0.0, seed=4)[1] == []

@@ -9,10 +9,13 @@ import torch
 import yaml
 
 from nano3.artifacts import building, verify
+from nano3.data.generators import generate
 from nano3.errors import Preempted, UserError
+from nano3.model import hf
 from nano3.recipe.execution import Execution
 from nano3.recipe.training import Grpo
 from nano3.rl import dpo, draw, rlvr, rollout
+from nano3.rl.genrm import comparisons
 from nano3.rl.loop import Position
 from nano3.rl.preferences import pair_row
 from nano3.rl.rollout import load_chat_tokenizer
@@ -140,6 +143,67 @@ def test_dpo_survives_three_interruptions_bit_for_bit_and_starts_at_ln_2(tmp_pat
     assert rows[0]["preference_loss"] == pytest.approx(0.6931472, abs=1e-6)
     assert rows[-1]["margin"] > 0
     assert "hallucinated_tools/rate" in rows[-1]
+
+
+def preference_world(root, stage, **section):
+    """A world with comparisons, their prompts and an untrained reward model; the stage's policy is the toy model."""
+    arguments = toy_world(root)
+    results, file = root / "results" / "toy", Path(arguments[1])
+    recipe = yaml.safe_load(file.read_text())
+    recipe["datasets"]["comparisons"] = {
+        "kind": "tasks",
+        "form": "preference",
+        "families": {"comparison": {"rows": 10}},
+    }
+    both = {"train": ["comparisons"], "valid": ["comparisons"]}
+    recipe["rl"] |= {"preferences": both | {"max_prompt_tokens": 900}, "genrm": GRPO, stage: {**GRPO, **section}}
+    file.write_text(yaml.safe_dump(recipe))
+    with building(results / "rl" / "genrm", kind="rl/genrm", config={}) as artifact:
+        hf.save(toy_model(seed=3), artifact.path)
+        toy_tokenizer().save(str(artifact.path / "tokenizer.json"))
+    with building(results / "rl" / "preferences", kind="rl/preferences", config={}) as artifact:
+        for split, count in (("train", 8), ("valid", 3)):
+            rows = list(generate("comparison", rows=count, seed=1, split=split, form="preference"))
+            prompts = [
+                {
+                    "id": row["id"],
+                    "agent_ref": {"name": "genrm_simple_agent"},
+                    "responses_create_params": {"input": row["context"]},
+                }
+                for row in rows
+            ]
+            for name, lines in ((split, comparisons(rows)), (f"prompts_{split}", prompts)):
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                (artifact.path / f"{name}.jsonl").write_text(text)
+    arguments[arguments.index("--output") + 1] = str(results / "rl" / stage)
+    return [*arguments, "--preferences", str(results / "rl" / "preferences")]
+
+
+def rlhf_world(root):
+    arguments = preference_world(root, "rlhf", judge_max_new_tokens=4, verifiable=True)
+    return [*arguments, "--genrm", str(root / "results" / "toy" / "rl" / "genrm")]
+
+
+def genrm_world(root):
+    arguments = preference_world(root, "genrm")
+    place = arguments.index("--prompts")
+    return arguments[:place] + arguments[place + 2 :]
+
+
+def test_rlhf_survives_three_interruptions_bit_for_bit_and_judges_n_times_a_group(tmp_path, monkeypatch):
+    calm, rough = undisturbed_and_rough("rlhf", rlvr, rlhf_world, tmp_path, monkeypatch)
+    assert verify(calm).files == verify(rough).files
+    rows = read_rows(calm / "metrics.jsonl")
+    assert all(row["judge_calls"] == 4 * 2 for row in rows if "split" not in row)
+    assert 0 < rows[-1]["judge_broken_share"] < 1  # chats by the untrained reward model, the others by verifiers
+    assert {"reward/genrm", "reward/mcqa"} <= set(rows[0])
+
+
+def test_the_reward_model_survives_three_interruptions_bit_for_bit(tmp_path, monkeypatch):
+    calm, rough = undisturbed_and_rough("genrm", rlvr, genrm_world, tmp_path, monkeypatch)
+    assert verify(calm).files == verify(rough).files
+    rows = read_rows(calm / "metrics.jsonl")
+    assert rows[0]["broken_share"] == 1 and rows[0]["reward"] == -10  # an untrained model writes no verdict
 
 
 def test_a_time_box_saves_and_stops_and_the_next_job_goes_on(tmp_path, monkeypatch):

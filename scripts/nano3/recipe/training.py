@@ -216,6 +216,7 @@ class PairMining(Section):
     max_new_tokens: Count = Field(description="longest response")
     pairs_per_prompt: Count = Field(25, description="most pairs of a group from one prompt")
     pairs: Count = Field(10_000, description="most pairs in all, from the groups in turn")
+    files: list[str] = Field([], description="pair files to take as well, JSONL, relative to the repository")
     valid: Fraction = Field(0.05, description="share of the pairs held out")
 
 

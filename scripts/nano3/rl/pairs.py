@@ -9,6 +9,7 @@ Three groups of pairs, from many sampled responses to every prompt:
 Prompts with tools are also asked without them: that is where a policy trained on tool use calls what is not there.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -17,13 +18,15 @@ from typing import Any
 from nano3.chat.request import messages_of
 from nano3.environments import Reward, verify
 from nano3.environments.text import split_response
-from nano3.environments.tool_calls import OPEN_CALL
+from nano3.environments.tool_calls import CLOSE_CALL, OPEN_CALL
 from nano3.recipe.training import PairMining
+from nano3.rl.order import derived_seed
 from nano3.rl.preferences import pair_row
 from nano3.rl.rollout import ChatTokenizer, Rollout, by_environment, rollouts
 
 GROUPS = ("no_tools", "with_tools", "hallucination")
 WITHOUT_TOOLS = "without_tools"  # marks a row whose tools were taken away
+CALL_TAGS = (OPEN_CALL, CLOSE_CALL, "<function=", "</function>")  # even pieces of a call are no answer
 ASSISTANT = "<|im_start|>assistant\n"
 
 Row = dict[str, Any]
@@ -40,8 +43,8 @@ def score(row: Row, response: str) -> Reward:
     if not row.get(WITHOUT_TOOLS):
         return verify(row, response)
     fault = split_response(response).fault
-    called = calls_a_tool(response)
-    reason = fault or ("called a tool that was not offered" if called else "no tool called")
+    called = any(tag in response for tag in CALL_TAGS)
+    reason = fault or ("wrote a tool call that was not offered" if called else "no tool called")
     return Reward(float(not fault and not called), reason, well_formed=not fault)
 
 
@@ -110,6 +113,15 @@ def mine(
         "pairs": {group: pairs[group] for group in GROUPS},
     }
     return kept, statistics | (hallucinated_tools(responses, size) if responses else {})
+
+
+def divide(pairs: Sequence[Row], share: float, *, seed: int) -> tuple[list[Row], list[Row]]:
+    """Pairs to train on, and about this share of them held out: all pairs of a conversation are on the same side."""
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for pair in pairs:
+        conversation = json.dumps([pair.get("context", pair.get("prompt")), bool(pair.get("tools"))], sort_keys=True)
+        sides[derived_seed(seed, "held out", conversation) < share * 2**63].append(pair)
+    return sides
 
 
 def pairs_of(row: Row, rolled: Sequence[Rollout]) -> Iterator[tuple[str, Rollout, Rollout]]:
