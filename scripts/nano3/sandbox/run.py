@@ -37,7 +37,10 @@ class Outcome:
     fault: str = ""
 
 
-def run(code: str, inputs: list, *, function: str | None = None, limits: Limits = Limits()) -> list[Outcome]:
+USUAL_LIMITS = Limits()
+
+
+def run(code: str, inputs: list, *, function: str | None = None, limits: Limits = USUAL_LIMITS) -> list[Outcome]:
     """The outcomes of a program for `inputs`, in order; shorter than `inputs` where `limits.stop_at_fault` ended it.
 
     function None: every input is a text for standard input, the output is what is written to standard output. Else
