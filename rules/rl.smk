@@ -69,9 +69,9 @@ rule rl_profile:
         "results/{recipe}/logs/rl_profile/{rl_stage}.log",
     benchmark:
         "results/{recipe}/benchmarks/rl_profile/{rl_stage}.tsv"
-    threads: threads_of("rl")
+    threads: threads_of("evaluation")
     resources:
-        **resources_of("rl"),
+        **resources_of("evaluation"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.profile_config(
@@ -80,7 +80,7 @@ rule rl_profile:
     message:
         "Pass rates for the curriculum of {wildcards.rl_stage}"
     shell:
-        "python scripts/launch.py --recipe {params.recipe} --job rl --single --"
+        "python scripts/launch.py --recipe {params.recipe} --job evaluation --single --"
         " python scripts/rl_profile.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
         " --output {output.data} --log {log}"
 
@@ -231,16 +231,16 @@ rule dpo_pairs:
         "results/{recipe}/logs/dpo_pairs.log",
     benchmark:
         "results/{recipe}/benchmarks/dpo_pairs.tsv"
-    threads: threads_of("rl")
+    threads: threads_of("evaluation")
     resources:
-        **resources_of("rl"),
+        **resources_of("evaluation"),
     params:
         recipe=recipe_file,
         config=lambda wildcards: stages.pairs_config(recipe_of(wildcards)),
     message:
         "Preference pairs for DPO"
     shell:
-        "python scripts/launch.py --recipe {params.recipe} --job rl --single --"
+        "python scripts/launch.py --recipe {params.recipe} --job evaluation --single --"
         " python scripts/dpo_pairs.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
         " --output {output.data} --log {log}"
 

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     model, prompts = directory_of(options.model), directory_of(options.prompts)
     for path in (model, prompts):
         verify(path, hashes=not options.trust_inputs)
-    device = hardware.set_up(recipe.execution.rl, "rl")
+    device = hardware.set_up(recipe.execution.evaluation, "evaluation")
     sandbox.allow_unsafe(recipe.execution.allow_unsafe)
     policy, chat = hf.load(model, device=device).eval(), load_chat_tokenizer(model)
     inputs = {"model": model, "prompts": prompts}

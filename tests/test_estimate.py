@@ -43,6 +43,18 @@ def test_sft_and_rl_count_every_token_the_recipe_allows():
     assert COSTS["rl/rlvr1"].tokens == 600 * 128 * 16 * 49_152
 
 
+def test_every_rl_stage_is_counted_in_the_order_of_the_run():
+    stages = [stage for stage in COSTS if stage.startswith("rl/")]
+    assert stages == ["rl/rlvr1", "rl/genrm", "rl/rlhf", "rl/rlvr2", "rl/dpo"]
+
+
+def test_rlhf_also_writes_a_verdict_on_every_response():
+    # 200 x 128 x 16 responses of 49,152 tokens and as many verdicts of 16,384, at 2,000 tokens/s/GPU
+    rlhf, rlvr = COSTS["rl/rlhf"], COSTS["rl/rlvr1"]
+    update = (rlvr.hours / rlvr.tokens - 1 / 2_000 / 3600) * rlhf.tokens
+    assert rlhf.hours == pytest.approx(update + 200 * 128 * 16 * (49_152 + 16_384) / 2_000 / 3600)
+
+
 def test_disk_of_checkpoints_is_fourteen_bytes_a_parameter_three_times():
     assert estimate.disk(NANO3)["rolling checkpoints of a stage"] == 3 * 14 * 31_577_940_288
     assert estimate.disk(NANO3)["tokenised data, at most"] == 4 * (25_000 + 121) * 10**9

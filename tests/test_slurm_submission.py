@@ -20,9 +20,16 @@ GPU_RULES = {
     "pretrain_phase2": ("pretrain/phase2", 384),
     "pretrain_long_context": ("pretrain/long_context", 32),
     "sft": ("sft/model", 32),
+    "rl_profile": ("rl/profile/rlvr1", 1),
     "rlvr1": ("rl/rlvr1", 32),
+    "genrm": ("rl/genrm", 32),
+    "rlhf": ("rl/rlhf", 32),
+    "rlvr2": ("rl/rlvr2", 32),
+    "dpo_pairs": ("rl/dpo_pairs", 1),
+    "dpo": ("rl/dpo", 32),
     "evaluate": ("evaluation/base", 1),
 }
+ONE_PROCESS = ("evaluate", "rl_profile", "dpo_pairs")  # the first two are one job for each model
 SBATCH = """#!{python}
 import pathlib, re, sys
 if "--test-only" in sys.argv:
@@ -30,11 +37,11 @@ if "--test-only" in sys.argv:
 log = pathlib.Path("sbatch.log")
 with log.open("a") as stream:
     stream.write("\\t".join(sys.argv[1:-1]) + "\\n")
-rule, model = re.search(r"--target-jobs '?(\\w+):recipe=\\w+(?:,model=(\\w+))?", sys.argv[-1]).groups()
+rule, model = re.search(r"--target-jobs '?(\\w+):recipe=\\w+(?:,(?:model|rl_stage)=(\\w+))?", sys.argv[-1]).groups()
 made = pathlib.Path("results/recorded") / {outputs}[rule].replace("base", model or "base")
 made.mkdir(parents=True, exist_ok=True)
 (made / "manifest.json").touch()
-benchmark = pathlib.Path("results/recorded/benchmarks") / (f"evaluate/{{model}}.tsv" if model else f"{{rule}}.tsv")
+benchmark = pathlib.Path("results/recorded/benchmarks") / (f"{{rule}}/{{model}}.tsv" if model else f"{{rule}}.tsv")
 benchmark.parent.mkdir(parents=True, exist_ok=True)
 benchmark.touch()
 print(len(log.read_text().splitlines()))
@@ -75,6 +82,7 @@ def submitted(workspace):
         "tokenizer",
         "sft/data",
         "rl/prompts",
+        "rl/preferences",
         *(f"data/blend/{phase}" for phase in ("phase1", "phase2", "long_context")),
     ]
     made += [f"data/tokens/{name}/{group}" for name, data in recipe.datasets.items() for group in range(data.groups)]
@@ -84,7 +92,7 @@ def submitted(workspace):
         (directory / "manifest.json").touch()
     workspace.snakemake(
         *("--profile", "slurm", "--latency-wait", "1", "--allowed-rules", *GPU_RULES, "--"),
-        *("results/recorded/rl/rlvr1", "results/recorded/evaluation/base"),
+        *("results/recorded/rl/dpo", "results/recorded/evaluation/base"),
         PATH=f"{workspace.path / 'bin'}:{os.environ['PATH']}",
         NANO3_ACCOUNT="llm",
         NANO3_PARTITION="cpu",
@@ -102,10 +110,10 @@ def test_the_sbatch_line_of_a_gpu_rule(workspace, submitted, rule):
     output, nodes = GPU_RULES[rule]
     call = shlex.join(submitted[rule])
     call = re.sub(r"--job-name \S+", "--job-name RUN", call).replace(str(workspace.path), "HERE")
-    wildcards = f"recorded_{output.rpartition('/')[2]}" if rule == "evaluate" else "recorded"
+    wildcards = f"recorded_{output.rpartition('/')[2]}" if rule in ONE_PROCESS[:2] else "recorded"
     many = f" --nodes={nodes}" if nodes > 1 else ""
     tasks = f" --ntasks={nodes}" if nodes > 1 else ""
-    warning = "" if rule == "evaluate" else " --signal=USR1@600"
+    warning = "" if rule in ONE_PROCESS else " --signal=USR1@600"
     assert call == (
         f"--parsable --job-name RUN --output HERE/results/slurm_logs/rule_{rule}/{wildcards}/%j.log --export=ALL"
         f" --comment rule_{rule}_wildcards_{wildcards} -A llm -p h100 -t 240 --qos=long --mem 1800000{many} --requeue"

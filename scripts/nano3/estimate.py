@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from nano3.model.size import forward_flops_per_token, parameters, train_flops_per_token
 from nano3.recipe.execution import Assumptions, Job
 from nano3.recipe.schema import Recipe
+from nano3.recipe.stages import rl_chain
 
 # A checkpoint: bf16 weights, fp32 weights and two fp32 moments of AdamW.
 CHECKPOINT_BYTES_PER_PARAMETER = 2 + 4 + 8
@@ -69,19 +70,34 @@ def costs(recipe: Recipe) -> list[Cost]:
             train_flops_per_token(model, packed),
         ),
     ]
-    return [*stages, _rl(recipe, trained)]
+    return [*stages, *(_rl(recipe, stage, trained) for stage in rl_stages(recipe))]
 
 
-def _rl(recipe: Recipe, trained) -> Cost:
-    """Rollouts and updates, if every response were as long as allowed: an upper bound."""
-    rl, assumed = recipe.rl.rlvr1, recipe.execution.assumptions
-    responses = rl.steps * rl.prompts_per_step * rl.generations_per_prompt
-    tokens = responses * rl.max_new_tokens
-    update = trained("rl/rlvr1", recipe.execution.rl, tokens, train_flops_per_token(recipe.model, rl.max_new_tokens))
-    rollout_flops = tokens * forward_flops_per_token(recipe.model, rl.max_new_tokens)
-    known = update.hours is not None and assumed.generate_tokens_per_second
-    hours = update.hours + tokens / assumed.generate_tokens_per_second / 3600 if known else None
-    return Cost(update.stage, update.job, tokens, update.flops + rollout_flops, hours)
+def rl_stages(recipe: Recipe) -> list[str]:
+    """The RL stages of the recipe that train a model, in the order in which they can run."""
+    chain = rl_chain(recipe)
+    return chain if recipe.rl.genrm is None else [chain[0], "genrm", *chain[1:]]
+
+
+def _rl(recipe: Recipe, name: str, trained) -> Cost:
+    """Rollouts and updates, if every response were as long as allowed: an upper bound. RLHF adds a verdict of the
+    reward model on every response, DPO a pass of the reference model over every pair."""
+    stage, assumed = getattr(recipe.rl, name), recipe.execution.assumptions
+    if name == "dpo":
+        trains = 2 * stage.steps * stage.global_batch_size * stage.max_new_tokens
+        writes = 0
+    else:
+        responses = stage.steps * stage.prompts_per_step * stage.generations_per_prompt
+        trains = responses * stage.max_new_tokens
+        writes = trains + responses * getattr(stage, "judge_max_new_tokens", 0)
+    update = trained(
+        f"rl/{name}", recipe.execution.rl, trains, train_flops_per_token(recipe.model, stage.max_new_tokens)
+    )
+    reads = writes or trains
+    more_flops = reads * forward_flops_per_token(recipe.model, stage.max_new_tokens)
+    known = update.hours is not None and (assumed.generate_tokens_per_second or not writes)
+    hours = update.hours + (writes and writes / assumed.generate_tokens_per_second / 3600) if known else None
+    return Cost(update.stage, update.job, trains, update.flops + more_flops, hours)
 
 
 def text(recipe: Recipe, name: str) -> str:
@@ -165,8 +181,8 @@ def _assumptions(recipe: Recipe, assumed: Assumptions) -> list[str]:
         *lines,
         f"  checkpoint    {CHECKPOINT_BYTES_PER_PARAMETER} bytes a parameter, {CHECKPOINTS} at a time;"
         " published models 4 bytes a parameter",
-        f"  RL            every response {recipe.rl.rlvr1.max_new_tokens:,} tokens long: an upper bound",
-        "  left out      data jobs, evaluation, restarts and idle time",
+        "  RL            every response, verdict and pair as long as allowed: an upper bound",
+        "  left out      data jobs, profiling, mining of pairs, evaluation, restarts and idle time",
     ]
 
 
