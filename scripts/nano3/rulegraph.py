@@ -23,8 +23,10 @@ class RuleGraph:
 
 
 def plan(target: str) -> RuleGraph:
-    """Ask Snakemake for the jobs of a target. Raises UserError with its message when it can't plan them."""
-    command = [sys.executable, "-m", "snakemake", "--nolock", "--d3dag", target]
+    """Ask Snakemake for the jobs of a target, also for those whose results are there.
+
+    Raises UserError with its message when it can't plan them."""
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--forceall", "--d3dag", target]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"snakemake --d3dag {target} failed:\n{done.stderr.strip()}")
