@@ -19,7 +19,6 @@ def main(argv: list[str] | None = None) -> None:
     recipe = load_recipe(options.recipe)
     settings = recipe.rl.dpo.pairs
 
-    from nano3 import sandbox
     from nano3.data.jsonl import read_jsonl, write_jsonl
     from nano3.model import hf
     from nano3.rl.order import derived_seed
@@ -31,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     model, prompts = directory_of(options.model), directory_of(options.prompts)
     for path in (model, prompts):
         verify(path, hashes=not options.trust_inputs)
-    device = hardware.set_up(recipe.execution.evaluation, "evaluation")
-    sandbox.allow_unsafe(recipe.execution.allow_unsafe)
+    device = hardware.set_up(recipe.execution, "evaluation")
     policy, chat = hf.load(model, device=device).eval(), load_chat_tokenizer(model)
     inputs = {"model": model, "prompts": prompts}
     config = pairs_config(recipe) | {"digests": [sha256(Path(file)) for file in settings.files]}

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     options = cli.parse(parser, argv)
     recipe = load_recipe(options.recipe)
 
-    from nano3 import evaluation, sandbox
+    from nano3 import evaluation
     from nano3.model import hf
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train import hardware
@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in inputs.values():
         verify(path, hashes=not options.trust_inputs)
 
-    device = hardware.set_up(execution.evaluation, "evaluation")
-    sandbox.allow_unsafe(execution.allow_unsafe)
+    device = hardware.set_up(execution, "evaluation")
     arithmetic = hardware.arithmetic(device, "auto")
     chat = load_chat_tokenizer(model_directory)
     model = hf.load(model_directory, device=device).eval()

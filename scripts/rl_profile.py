@@ -19,7 +19,6 @@ def main(argv: list[str] | None = None) -> None:
     recipe, name = load_recipe(options.recipe), options.output.name
     config = profile_config(recipe, name)
 
-    from nano3 import sandbox
     from nano3.model import hf
     from nano3.rl import draw
     from nano3.rl.curriculum import write_profile
@@ -31,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     model, prompts = directory_of(options.model), directory_of(options.prompts)
     for path in (model, prompts):
         verify(path, hashes=not options.trust_inputs)
-    device = hardware.set_up(recipe.execution.evaluation, "evaluation")
-    sandbox.allow_unsafe(recipe.execution.allow_unsafe)
+    device = hardware.set_up(recipe.execution, "evaluation")
     settings = getattr(recipe.rl, name)
     machine = Machine(recipe.execution, device, hardware.arithmetic(device, settings.precision))
     rows = read_prompts(prompts / "train.jsonl")

@@ -12,20 +12,12 @@ from nano3.recipe.execution import Execution
 from nano3.recipe.training import Dpo
 from nano3.rl import dpo
 from nano3.rl.preferences import Pair, pair_row, read_pairs
-from nano3.rl.rollout import load_chat_tokenizer
 from nano3.train import hardware
 from nano3.train.loop import Machine
 from nano3.train.optimizer import adamw, flat_gradients
-from rl_toy import toy_model, toy_rows, toy_tokenizer
+from rl_toy import toy_model, toy_rows
 
 WEIGHTS = {"beta": 0.05, "sft_weight": 0.2, "weight": 1.0}
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    toy_tokenizer().save(str(directory / "tokenizer.json"))
-    return load_chat_tokenizer(directory)
 
 
 @pytest.fixture

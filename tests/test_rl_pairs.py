@@ -2,23 +2,14 @@
 
 import json
 
-import pytest
-
 from nano3.recipe.training import PairMining
 from nano3.rl import pairs
 from nano3.rl.preferences import read_pairs
-from nano3.rl.rollout import Rollout, load_chat_tokenizer
-from rl_toy import toy_model, toy_rows, toy_tokenizer
+from nano3.rl.rollout import Rollout
+from rl_toy import toy_model, toy_rows
 
 CALL = "</think>\n<tool_call>\n<function=add>\n</function>\n</tool_call>\n<|im_end|>"
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {}}}
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    toy_tokenizer().save(str(directory / "tokenizer.json"))
-    return load_chat_tokenizer(directory)
 
 
 def tool_row(id=7):

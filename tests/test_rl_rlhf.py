@@ -9,8 +9,8 @@ from nano3.chat.verdict import Verdict
 from nano3.environments import Reward
 from nano3.recipe.training import Rlhf
 from nano3.rl import rlhf
-from nano3.rl.rollout import load_chat_tokenizer, rollouts
-from rl_toy import toy_model, toy_rows, toy_tokenizer
+from nano3.rl.rollout import rollouts
+from rl_toy import toy_model, toy_rows
 
 SETTINGS = Rlhf(
     steps=1,
@@ -19,13 +19,6 @@ SETTINGS = Rlhf(
     judge_max_new_tokens=8,
     validation={"interval": 1, "prompts": 1, "generations": 2},
 )
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    toy_tokenizer().save(str(directory / "tokenizer.json"))
-    return load_chat_tokenizer(directory)
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 16])

@@ -9,17 +9,10 @@ import torch
 from nano3.errors import UserError
 from nano3.rl import logprobs, rollout
 from nano3.rl.logprobs import pack_responses, response_logprobs, token_logprobs
-from nano3.rl.rollout import environment_of, first_of_each, load_chat_tokenizer, read_prompts, rollouts
-from rl_toy import letter_reward, toy_model, toy_rows, toy_tokenizer
+from nano3.rl.rollout import environment_of, first_of_each, read_prompts, rollouts
+from rl_toy import letter_reward, toy_model, toy_rows
 
 SETTINGS = {"generations": 3, "max_new_tokens": 10, "temperature": 1.0, "top_p": 1.0}
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    toy_tokenizer().save(str(directory / "tokenizer.json"))
-    return load_chat_tokenizer(directory)
 
 
 @pytest.fixture(scope="module")

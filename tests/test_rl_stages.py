@@ -12,15 +12,11 @@ from nano3.artifacts import building, verify
 from nano3.data.generators import generate
 from nano3.errors import Preempted, UserError
 from nano3.model import hf
-from nano3.recipe.execution import Execution
 from nano3.recipe.training import Grpo
 from nano3.rl import dpo, draw, rlvr, rollout
 from nano3.rl.genrm import comparisons
 from nano3.rl.loop import Position
 from nano3.rl.preferences import pair_row
-from nano3.rl.rollout import load_chat_tokenizer
-from nano3.train import hardware
-from nano3.train.loop import Machine
 from nano3.train.tracking import read_rows
 from rl_toy import letter_reward, toy_model, toy_rows, toy_tokenizer, toy_world
 
@@ -32,18 +28,6 @@ GRPO = {
     "learning_rate": 1e-2,
     "validation": {"interval": 2, "prompts": 2, "generations": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    toy_tokenizer().save(str(directory / "tokenizer.json"))
-    return load_chat_tokenizer(directory)
-
-
-@pytest.fixture
-def machine():
-    return Machine(Execution(micro_batch_tokens=600, checkpoint_interval=2), "cpu", hardware.arithmetic("cpu", "fp32"))
 
 
 def script(name, arguments, monkeypatch):

@@ -20,25 +20,11 @@ from nano3.recipe.execution import Execution
 from nano3.recipe.training import Grpo
 from nano3.rl import draw, rlvr, rollout
 from nano3.rl.rollout import Rollout, load_chat_tokenizer, rollouts
-from nano3.train import hardware
-from nano3.train.loop import Machine
 from nano3.train.optimizer import adamw, flat_gradients
 from nano3.train.tracking import read_rows
-from rl_toy import letter_reward, toy_model, toy_rows, toy_tokenizer, toy_world
+from rl_toy import letter_reward, toy_model, toy_rows, toy_world
 
 TOY = Path(__file__).with_name("rl_toy.py")
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("model")
-    toy_tokenizer().save(str(directory / "tokenizer.json"))
-    return load_chat_tokenizer(directory)
-
-
-@pytest.fixture
-def machine():
-    return Machine(Execution(micro_batch_tokens=600, checkpoint_interval=2), "cpu", hardware.arithmetic("cpu", "fp32"))
 
 
 def settings(**changes):

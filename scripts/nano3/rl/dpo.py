@@ -9,7 +9,6 @@ Of a pair with chosen response c and rejected response r, sums of log-probabilit
 that training starts from, the first preference loss is ln 2.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,8 @@ from nano3.rl.preferences import Pair
 from nano3.rl.rollout import ChatTokenizer, rollouts
 from nano3.stage import StageRun
 from nano3.train.loop import Machine
-from nano3.train.optimizer import clip, flat_gradients, set_learning_rate
+from nano3.train.optimizer import apply_gradients, flat_gradients
+from nano3.train.schedule import warmed_up
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,11 @@ def update(
     settings = task.settings
     gradients.zero_()
     measured = batch_measures(model, chosen, task, machine, learn=True)
-    norm = clip(gradients, settings.optimizer.gradient_clip)
-    if not math.isfinite(norm):
-        raise UserError(
-            f"{task.stage}: the gradient of step {step + 1} is not finite (loss {measured['loss']}).\n"
-            "  Training diverged: lower the learning rate or lengthen the warmup. The last checkpoint is kept."
-        )
-    rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    set_learning_rate(optimizer, rate)
-    optimizer.step()
+    rate = warmed_up(settings.learning_rate, settings.warmup_steps, step)
+    bound = settings.optimizer.gradient_clip
+    norm = apply_gradients(
+        optimizer, gradients, largest=bound, rate=rate, stage=task.stage, step=step, loss=measured["loss"]
+    )
     model.update_expert_bias(settings.bias_update_rate)
     tokens = sum(len(pair.chosen) + len(pair.rejected) for pair in chosen)
     return measured | {"lr": rate, "grad_norm": norm, "supervised_tokens": tokens}

@@ -26,7 +26,8 @@ from nano3.rl.loop import Plan, Position, best_weights, run_steps
 from nano3.rl.rollout import Rollout, readable
 from nano3.stage import StageRun
 from nano3.train.loop import Machine
-from nano3.train.optimizer import clip, flat_gradients, set_learning_rate
+from nano3.train.optimizer import apply_gradients, flat_gradients
+from nano3.train.schedule import warmed_up
 from nano3.train.session import Session, special_ids, summarise
 from nano3.train.tracking import FILES
 
@@ -134,15 +135,9 @@ def update(
         loss, largest = loss + part, max(largest, part_largest)
         total, tokens = total + part_mean * len(batch.target), tokens + len(batch.target)
         left_out += part_outside
-    norm = clip(gradients, settings.optimizer.gradient_clip)
-    if not math.isfinite(norm):
-        raise UserError(
-            f"{task.stage}: the gradient of step {step + 1} is not finite (loss {loss}).\n"
-            "  Training diverged: lower the learning rate or lengthen the warmup. The last checkpoint is kept."
-        )
-    rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    set_learning_rate(optimizer, rate)
-    optimizer.step()
+    rate = warmed_up(settings.learning_rate, settings.warmup_steps, step)
+    bound = settings.optimizer.gradient_clip
+    norm = apply_gradients(optimizer, gradients, largest=bound, rate=rate, stage=task.stage, step=step, loss=loss)
     model.update_expert_bias(settings.bias_update_rate)
     return {
         "loss": loss,

@@ -6,13 +6,18 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from nano3 import sandbox
 from nano3.errors import UserError
-from nano3.recipe.execution import Job
+from nano3.recipe.execution import Execution
 from nano3.recipe.training import Precision
 
 
-def set_up(job: Job, section: str) -> str:
-    """Set threads and deterministic kernels for a job of `execution.{section}`; returns "cuda" or "cpu"."""
+def set_up(execution: Execution, section: str) -> str:
+    """Set threads and deterministic kernels for a job of `execution.{section}`; returns "cuda" or "cpu".
+
+    Also passes on whether model text may be scored without a sandbox, which is a property of the process."""
+    job = getattr(execution, section)
+    sandbox.allow_unsafe(execution.allow_unsafe)
     torch.set_num_threads(max(1, job.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -4,7 +4,6 @@ What a step trains on is a function of its number alone, so the position in the 
 equals an uninterrupted one.
 """
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,7 +24,7 @@ from nano3.train import checkpoint
 from nano3.train.distributed import World
 from nano3.train.hardware import peak_memory
 from nano3.train.loss import summed_cross_entropy
-from nano3.train.optimizer import clip, flat_gradients, set_learning_rate
+from nano3.train.optimizer import apply_gradients, flat_gradients
 from nano3.train.tracking import Tracker
 from nano3.train.validation import Batch, ValidationSet, evaluate, micro_batches
 
@@ -146,15 +145,10 @@ def optimizer_step(
         totals += torch.stack([loss.detach(), torch.as_tensor(balance).detach()]).double()
     world.sum(gradients)
     loss, balance = world.sum(totals).tolist()
-    norm = clip(gradients, task.gradient_clip)
-    if not math.isfinite(norm):
-        raise UserError(
-            f"{task.stage}: the gradient of step {step + 1} is not finite (loss {loss}).\n"
-            "  Training diverged: lower the peak learning rate or lengthen the warmup. The last checkpoint is kept."
-        )
     rate = task.learning_rate(step)
-    set_learning_rate(optimizer, rate)
-    optimizer.step()
+    norm = apply_gradients(
+        optimizer, gradients, largest=task.gradient_clip, rate=rate, stage=task.stage, step=step, loss=loss
+    )
     metrics = {
         "loss": loss,
         "balance_loss": balance,

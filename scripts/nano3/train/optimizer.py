@@ -5,6 +5,7 @@ are the master weights. All gradients live in one flat buffer, which makes zeroi
 sum over processes one operation each, and leaves no parameter without a gradient when no token visits an expert.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -58,6 +59,31 @@ def clip(gradients: Tensor, largest: float) -> float:
     norm = torch.linalg.vector_norm(gradients).item()
     if norm > largest:
         gradients.mul_(largest / norm)
+    return norm
+
+
+def apply_gradients(
+    optimizer: torch.optim.Optimizer,
+    gradients: Tensor,
+    *,
+    largest: float,
+    rate: float,
+    stage: str,
+    step: int,
+    loss: float,
+) -> float:
+    """Clip the flat gradients to norm `largest` and update with this learning rate; returns the norm before.
+
+    Raises UserError, with the weights as they were, when a gradient is not finite. stage, step (0 is the first) and
+    loss are for its text."""
+    norm = clip(gradients, largest)
+    if not math.isfinite(norm):
+        raise UserError(
+            f"{stage}: the gradient of step {step + 1} is not finite (loss {loss}).\n"
+            "  Training diverged: lower the learning rate or lengthen the warmup. The last checkpoint is kept."
+        )
+    set_learning_rate(optimizer, rate)
+    optimizer.step()
     return norm
 
 

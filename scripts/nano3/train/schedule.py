@@ -21,12 +21,15 @@ def warmup_stable_decay(schedule: WsdSchedule, tokens: float) -> float:
     return schedule.final + (schedule.peak - schedule.final) * remaining(schedule.decay, progress)
 
 
+def warmed_up(peak: float, warmup_steps: int, step: int) -> float:
+    """Learning rate of step 0, 1, ... that rises linearly to `peak` over `warmup_steps` and stays there."""
+    return peak * min(1.0, (step + 1) / max(1, warmup_steps))
+
+
 def fine_tuning(sft: Sft, step: int) -> float:
     """Learning rate of step 0, 1, ...: linear warmup, then a decay to `final_fraction` of the peak."""
-    if step < sft.warmup_steps:
-        return sft.learning_rate * (step + 1) / sft.warmup_steps
-    if sft.decay == "constant":
-        return sft.learning_rate
+    if step < sft.warmup_steps or sft.decay == "constant":
+        return warmed_up(sft.learning_rate, sft.warmup_steps, step)
     progress = (step + 1 - sft.warmup_steps) / (sft.steps - sft.warmup_steps)
     share = sft.final_fraction + (1 - sft.final_fraction) * remaining(sft.decay, progress)
     return sft.learning_rate * share

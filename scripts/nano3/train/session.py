@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nano3 import sandbox
 from nano3.artifacts.manifest import MANIFEST
 from nano3.cli import say
 from nano3.data import tokenizer as tokenizers
@@ -66,9 +65,7 @@ def open_session(
         raise UserError(
             f"execution.backend is {recipe.execution.backend!r}; this script trains with torch. Set backend: torch"
         )
-    job = getattr(recipe.execution, section)
-    device = hardware.set_up(job, section)
-    sandbox.allow_unsafe(recipe.execution.allow_unsafe)
+    device = hardware.set_up(recipe.execution, section)
     _seed(config["seed"])
     with distributed.join(device) as world:
         arithmetic = hardware.arithmetic(device, config["precision"])
