@@ -86,6 +86,7 @@ def _task_rows(source: Source, dataset: Tasks) -> Iterator[Row]:
                 split=dataset.split,
                 form=dataset.form,
                 hasty=family.hasty,
+                wordy=family.wordy,
             ),
             name,
             family.rows,

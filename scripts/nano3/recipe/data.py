@@ -70,6 +70,9 @@ class TaskFamily(Section):
     hasty: Fraction = Field(
         0.0, description="share of chats written in haste: no working, or half the request forgotten; RL can unlearn it"
     )
+    wordy: Fraction = Field(
+        0.0, description="share of chats whose thinking is padded with words that say nothing; RLHF can unlearn it"
+    )
 
 
 class Tasks(Dataset):

@@ -55,11 +55,13 @@ def generate(
     split: str = "train",
     form: str = "chat",
     hasty: float = 0.0,
+    wordy: float = 0.0,
 ) -> Iterator[dict]:
     """Yield `rows` rows of one family, each with its problem's `key`.
 
     difficulty: (easiest, hardest) level, drawn evenly, or {"level": (easiest, hardest), option: value} with the
-    options of the family's draw. hasty: share of chats whose answer a hasty writer gave. Row i depends on seed,
+    options of the family's draw. hasty: share of chats whose answer a hasty writer gave; wordy: share of
+    chats whose thinking is padded with words that say nothing. Row i depends on seed,
     split, difficulty and i alone, and is the same problem in every form. Different splits never share a key; keys
     repeat within a split where the space is small, see `duplicates`. Raises UserError for an unknown family, form,
     split, option or level, at the call.
@@ -77,7 +79,8 @@ def generate(
             name = f"{family}/{split}/{seed}/{index}"
             problem = _draw(family, random.Random(name), levels, options, split)
             in_haste = random.Random(f"{name}/hasty").random() < hasty
-            yield row(problem, form=form, source=f"tasks/{family}", name=name, hasty=in_haste)
+            many_words = random.Random(f"{name}/wordy").random() < wordy
+            yield row(problem, form=form, source=f"tasks/{family}", name=name, hasty=in_haste, wordy=many_words)
 
     return rows_in_order()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from dataclasses import dataclass, field
 
 from nano3.errors import UserError
@@ -22,6 +23,18 @@ WORKPLACE = "workplace_assistant_simple_agent"
 BANKING = "banking_simple_agent"
 COMPARISON = "genrm_compare_simple_agent"  # the reward model itself
 PREFERENCE = "genrm_simple_agent"  # judged by a reward model, not by a verifier
+
+# What a wordy writer says around the working.
+_OPENINGS = (
+    "Okay, let me think about this step by step.",
+    "Let me see what is asked here first.",
+    "Right, so I have to find out what is wanted.",
+)
+_CLOSINGS = (
+    "Wait, let me check that once more. Yes, that looks right.",
+    "Let me look at it again to be sure. It is right.",
+    "Is that all? I think so, so I will write the answer.",
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,13 @@ def tool(name: str, description: str, parameters: dict[str, str]) -> dict:
     return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
-def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = False) -> dict:
+def row(
+    problem: Problem, *, form: str, source: str, name: str, hasty: bool = False, wordy: bool = False
+) -> dict:
     """The problem as a row of `form`. name: unique within its data set, e.g. "arithmetic/train/7/0".
 
-    hasty: give the chat as a hasty writer would have it, where the family has such a form."""
+    hasty: give the chat as a hasty writer would have it, where the family has such a form. wordy: with words around
+    the working that say nothing."""
     common = {"id": name, "source": source, "key": problem.key}
     if form == "text":
         return common | {"text": document(problem)}
@@ -91,6 +107,8 @@ def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = Fa
     if form == "chat":
         tools = {"tools": problem.tools} if problem.tools else {}
         messages = problem.hasty if hasty and problem.hasty else problem.messages
+        if wordy:
+            messages = _padded(messages, random.Random(f"{name}/padding"))
         return common | {"messages": messages, **tools, "environment": problem.environment}
     return {
         # NeMo-Gym's instruction_following server wants an integer here.
@@ -101,6 +119,16 @@ def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = Fa
         "responses_create_params": {"input": prompt(problem), "tools": [flat(tool) for tool in problem.tools]},
         **problem.verifier,
     }
+
+
+def _padded(messages: list[dict], rng: random.Random) -> list[dict]:
+    """The messages with words before and after all reasoning."""
+    return [
+        message | {"reasoning_content": f"{rng.choice(_OPENINGS)}\n{reasoning}\n{rng.choice(_CLOSINGS)}"}
+        if (reasoning := message.get("reasoning_content"))
+        else message
+        for message in messages
+    ]
 
 
 def prompt(problem: Problem) -> list[dict]:

@@ -1,4 +1,8 @@
-"""Tool use: a request, some tools, one call, its result, the reply. Some requests fit no tool: a plain reply."""
+"""Tool use: a request, some tools, one call, its result, the reply. Some requests fit no tool: a plain reply.
+
+At level 0 a request comes without any tool, and the reply says so. A model that has seen few of these calls what it was
+not offered.
+"""
 
 import json
 import random
@@ -8,7 +12,7 @@ from nano3.data.generators.problem import TOOL_USE, Problem, assistant, call, to
 from nano3.data.generators.problem import result as tool_result
 from nano3.data.generators.words import CITIES, DAYS, ITEMS, NAMES
 
-LEVELS = (1, 4)  # tools offered
+LEVELS = (0, 4)  # tools offered
 
 _NO_CALL_SHARE = 0.15
 
@@ -27,23 +31,26 @@ _WEATHER = ("sunny", "rainy", "cloudy", "windy", "snowy")
 
 
 def draw(rng: random.Random, level: int) -> Problem:
-    """A request with `level` tools offered, exactly one of which fits, or none."""
-    if rng.random() < _NO_CALL_SHARE:
+    """A request with `level` tools offered, exactly one of which fits, or none does."""
+    if level and rng.random() < _NO_CALL_SHARE:
         return _without_call(rng, level)
     name = rng.choice(list(_TOOLS))
     request, arguments, result, reply = _REQUESTS[name](rng)
-    others = rng.sample([other for other in _TOOLS if other != name], level - 1)
-    offered = [name, *others]
-    rng.shuffle(offered)
     as_text = json.dumps(arguments, separators=(",", ":"))
+    key = f"{name}:{as_text}"
+    if level == 0:
+        messages = [user(request), assistant("I have no tool for that.", "No tool is offered.")]
+        return Problem(key, messages, TOOL_USE, {"expected_action": {"type": "message"}})
     messages = [
         user(request),
         call(name, arguments, reasoning=f"I need {name}."),
         tool_result(result),
         assistant(reply),
     ]
+    others = rng.sample([other for other in _TOOLS if other != name], level - 1)
+    offered = [name, *others]
+    rng.shuffle(offered)
     verifier = {"expected_action": {"type": "function_call", "name": name, "arguments": as_text}}
-    key = f"{name}:{as_text}"
     return Problem(key, messages, TOOL_USE, verifier, [_definition(each) for each in offered])
 
 
