@@ -5,8 +5,9 @@ is a cheap test of the row itself: it raises UserError when the row can't be sco
 conversations of several turns: `start(row)` opens one, see `episode`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from nano3.environments import (
     banking,
@@ -59,8 +60,14 @@ def verify(row: dict, response: str) -> Reward:
 
 def verify_all(rows: Sequence[dict], responses: Sequence[str], *, threads: int = 8) -> list[Reward]:
     """The rewards of many responses, in order. Those that a judge or the sandbox decides wait side by side."""
+    return side_by_side(verify, rows, responses, threads=threads)
+
+
+def side_by_side(function: Callable[..., Any], *columns: Iterable[Any], threads: int = 8) -> list[Any]:
+    """function(*arguments) of every row of equally long columns, in order, from several threads at once: for what
+    mostly waits for the sandbox or a judge. The first row that raises is the one whose error is raised."""
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda pair: verify(*pair), zip(rows, responses, strict=True)))
+        return list(pool.map(lambda arguments: function(*arguments), zip(*columns, strict=True)))
 
 
 def is_conversation(row: dict) -> bool:
@@ -71,6 +78,11 @@ def is_conversation(row: dict) -> bool:
 def start(row: dict) -> Episode:
     """Open the conversation of a row for which `is_conversation`. Raises UserError for a row that can't be played."""
     return EPISODES[name_of(row)](row)
+
+
+def opened(row: dict) -> Episode | None:
+    """The conversation of a row, None for a row of one turn. Raises UserError for a row that can't be played."""
+    return start(row) if is_conversation(row) else None
 
 
 def name_of(row: dict) -> str | None:
@@ -85,6 +97,8 @@ __all__ = [
     "Reward",
     "is_conversation",
     "name_of",
+    "opened",
+    "side_by_side",
     "start",
     "verify",
     "verify_all",
