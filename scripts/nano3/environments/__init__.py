@@ -23,9 +23,11 @@ from nano3.environments import (
 )
 from nano3.environments.episode import Episode
 from nano3.environments.fields import describe
+from nano3.environments.judge import HOW as JUDGE_WANTED
 from nano3.environments.reward import Reward
 from nano3.errors import UserError
 
+WORKPLACE = "workplace_assistant_simple_agent"
 ENVIRONMENTS = {
     "math_with_judge_simple_agent": math.verify,
     "mcqa_simple_agent": mcqa.verify,
@@ -36,11 +38,18 @@ ENVIRONMENTS = {
     "equivalence_llm_judge_simple_agent": open_qa.verify,
     "long_context_qa_simple_agent": open_qa.verify,
     "multichallenge_simple_agent": multi_challenge.verify,
-    "workplace_assistant_simple_agent": workplace_assistant.verify,
+    WORKPLACE: workplace_assistant.verify,
     "banking_simple_agent": banking.verify,
 }
+# Environments some of whose rows only a judge can score -> whether a row is one of them.
+JUDGED = {
+    "equivalence_llm_judge_simple_agent": open_qa.needs_judge,
+    "long_context_qa_simple_agent": open_qa.needs_judge,
+    "multichallenge_simple_agent": multi_challenge.needs_judge,
+    "banking_simple_agent": banking.needs_judge,
+}
 EPISODES = {
-    "workplace_assistant_simple_agent": workplace_assistant.start,
+    WORKPLACE: workplace_assistant.start,
     "banking_simple_agent": banking.start,
 }
 
@@ -70,6 +79,20 @@ def side_by_side(function: Callable[..., Any], *columns: Iterable[Any], threads:
         return list(pool.map(lambda arguments: function(*arguments), zip(*columns, strict=True)))
 
 
+def needs_judge(row: dict) -> bool:
+    """Whether the row's environment may have to ask a judge about a response to it."""
+    return name_of(row) in JUDGED and JUDGED[name_of(row)](row)
+
+
+def stop_unless_scorable(rows: Iterable[dict], *, judge: bool, tables: bool) -> None:
+    """Raise UserError for a row that needs a judge or the workplace's tables where there are none."""
+    for row in rows:
+        if not judge and needs_judge(row):
+            raise UserError(f"{describe(row)}: this row needs a judge and none is set. {JUDGE_WANTED}")
+        if not tables and name_of(row) == WORKPLACE and workplace_assistant.needs_tables(row):
+            raise UserError(f"{describe(row)}: this row names no database. {workplace_assistant.HOW}")
+
+
 def is_conversation(row: dict) -> bool:
     """Whether the row's environment takes several turns."""
     return name_of(row) in EPISODES
@@ -97,9 +120,11 @@ __all__ = [
     "Reward",
     "is_conversation",
     "name_of",
+    "needs_judge",
     "opened",
     "side_by_side",
     "start",
+    "stop_unless_scorable",
     "verify",
     "verify_all",
 ]

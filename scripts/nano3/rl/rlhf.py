@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nano3.chat.verdict import TIE, Verdict, comparison_prompt, parse_verdict
-from nano3.environments import ENVIRONMENTS, verify
+from nano3.environments import ENVIRONMENTS, side_by_side, verify
 from nano3.environments.text import split_response
 from nano3.recipe.training import Rlhf
 from nano3.rl.genrm import AGENT, NEUTRAL
@@ -228,12 +228,16 @@ def _not_scored(row: Row, response: str):
 def by_verifier(comparisons: Sequence[Comparison], seed: int) -> list[Verdict | None]:
     """Compare with the row's own environment: scores 1 to 5 are 1 + 4 rewards, the ranking is their difference."""
     found: list[Verdict | None] = []
-    for comparison in comparisons:
-        first, second = comparison.rewards or [
-            verify(comparison.row, text).value for text in (comparison.first, comparison.second)
-        ]
+    for first, second in side_by_side(_rewards, comparisons):
         found.append(Verdict(1 + 4 * first, 1 + 4 * second, TIE + 2.5 * (second - first)))
     return found
+
+
+def _rewards(comparison: Comparison) -> tuple[float, float]:
+    if comparison.rewards is not None:
+        return comparison.rewards
+    first, second = (verify(comparison.row, text).value for text in (comparison.first, comparison.second))
+    return first, second
 
 
 @dataclass(frozen=True)
