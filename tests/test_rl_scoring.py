@@ -18,6 +18,7 @@ from nano3.errors import UserError
 from nano3.model import hf
 from nano3.recipe import load_recipe, stages
 from nano3.rl import local_judge, rlvr, rollout
+from nano3.rl.rollout import rollouts
 from nano3.train.tracking import read_rows
 from rl_toy import toy_model, toy_rows, toy_tokenizer, toy_world
 from test_judge import Server
@@ -305,6 +306,29 @@ def test_rows_without_a_database_are_played_on_the_recipes_tables(tmp_path, chat
     assert {row["turns"] for row in rows} == {(3 + 6) / 2}
     trajectory = read_rows(output / "samples.jsonl")[0]
     assert trajectory["turns"] == 3 and '"subject":"lunch"' in trajectory["response"]
+
+
+def test_profiles_and_pairs_are_made_from_whole_conversations(tmp_path, chat, monkeypatch):
+    model, _ = scripted(monkeypatch, chat, diligent, lambda text: call("email_delete_email", email_id="11"))
+    rows = [published(1), published(2)]
+    arguments = world(tmp_path, rows, tables=workplace_assistant.read_tables(tables(tmp_path / "tables")))
+    recipe = yaml.safe_load(Path(arguments[1]).read_text())
+    mining = {"generations": 2, "max_new_tokens": 300, "pairs": 8, "valid": 0.0}
+    short = {"learning_rate": 1e-3, "max_new_tokens": 300, "validation": GRPO["validation"]}
+    edited(
+        Path(arguments[1]),
+        rlvr1=recipe["rl"]["rlvr1"] | {"curriculum": {"generations": 4}},
+        dpo={"pairs": mining, **short},
+    )
+    profile = read_rows(run("rl_profile", arguments, monkeypatch, "rl/profile/rlvr1") / "profile.jsonl")
+    assert [row["pass_rate"] for row in profile] == [0.5, 0.5]
+    whole = rollouts(model, chat, rows[:1], max_new_tokens=300, generations=2, temperature=1.0, top_p=1.0, seed=0)
+    assert [len(each.turns) for each in whole] == [3, 6]
+    assert profile[0]["response_tokens"] == sum(each.tokens for each in whole) / 2
+    pairs = read_rows(run("dpo_pairs", arguments, monkeypatch, "rl/dpo_pairs") / "train.jsonl")
+    assert [(pair["group"], pair["rewards"]) for pair in pairs] == [("with_tools", [1.0, 0.0])] * 2
+    better, worse = (entry["completion"][0]["content"] for entry in pairs[0]["completions"])
+    assert "email_search_emails" in better and "email_delete_email" in worse
 
 
 def test_rows_without_a_database_and_recipes_without_tables_are_told_the_key(tmp_path, chat, monkeypatch):
