@@ -6,10 +6,17 @@ def rl_datasets(wildcards):
     return [*prompts.train, *prompts.valid]
 
 
+def workplace_tables(wildcards):
+    """The files there are in the directory of the workplace's tables; what is missing is the script's error."""
+    directory = recipe_of(wildcards).rl.prompts.workplace_tables
+    return sorted(map(str, Path(directory).glob("*.*"))) if directory else []
+
+
 rule rl_prompts:
     input:
         raw=lambda wildcards: groups_of(wildcards, rl_datasets(wildcards), "raw"),
         tokenizer="results/{recipe}/tokenizer/manifest.json",
+        tables=workplace_tables,
     output:
         data=directory("results/{recipe}/rl/prompts"),
         manifest="results/{recipe}/rl/prompts/manifest.json",

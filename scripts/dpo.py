@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = recipe.rl.dpo
 
     from nano3.model import hf
-    from nano3.rl import dpo, rlvr
+    from nano3.rl import dpo, rlvr, scoring
     from nano3.rl.preferences import read_pairs
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train.optimizer import adamw
@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
         if session.run.finished:
             return
         device, chat = session.machine.device, load_chat_tokenizer(before)
+        rows = read_prompts(prompts / "valid.jsonl")
+        scoring.set_up(recipe, rows, prompts, device=device)
         policy = carry_on(recipe, before, device)
         policy.freeze_router(settings.freeze_router)
         train, too_long = read_pairs(pairs / "train.jsonl", chat, max_tokens=settings.max_tokens)
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             seed=recipe.seed,
             train=train,
             valid=valid,
-            prompts=read_prompts(prompts / "valid.jsonl"),
+            prompts=rows,
             chat=chat,
             reference=hf.load(before, device=device).eval().requires_grad_(False),
         )

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from nano3.data.jsonl import read_jsonl, write_jsonl
     from nano3.model import hf
+    from nano3.rl import scoring
     from nano3.rl.order import derived_seed
     from nano3.rl.pairs import divide, mine
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
@@ -31,12 +32,13 @@ def main(argv: list[str] | None = None) -> None:
     for path in (model, prompts):
         verify(path, hashes=not options.trust_inputs)
     device = hardware.set_up(recipe.execution, "evaluation")
+    rows = read_prompts(prompts / "train.jsonl")
+    scoring.set_up(recipe, rows, prompts, device=device)
     policy, chat = hf.load(model, device=device).eval(), load_chat_tokenizer(model)
     inputs = {"model": model, "prompts": prompts}
     config = pairs_config(recipe) | {"digests": [sha256(Path(file)) for file in settings.files]}
     with building(options.output, kind="rl/dpo_pairs", config=config, inputs=inputs) as artifact:
         with hardware.arithmetic(device, recipe.rl.dpo.precision):
-            rows = read_prompts(prompts / "train.jsonl")
             pairs, statistics = mine(policy, chat, rows, settings, seed=derived_seed(recipe.seed, "dpo_pairs"))
         given = [row for file in settings.files for row in read_jsonl(Path(file))]
         statistics["pairs"] |= {"given": len(given)} if settings.files else {}

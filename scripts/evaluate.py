@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from nano3 import evaluation
     from nano3.model import hf
+    from nano3.rl import scoring
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train import hardware
     from nano3.train.session import directory_of
@@ -37,11 +38,13 @@ def main(argv: list[str] | None = None) -> None:
 
     device = hardware.set_up(execution, "evaluation")
     arithmetic = hardware.arithmetic(device, "auto")
+    rows = read_prompts(prompts / "valid.jsonl")
+    scoring.set_up(recipe, rows, prompts, device=device)
     chat = load_chat_tokenizer(model_directory)
     model = hf.load(model_directory, device=device).eval()
     with building(options.output, kind="evaluation", config=evaluation_config(recipe), inputs=inputs) as artifact:
         with arithmetic:
-            rolled = evaluation.answer(model, chat, read_prompts(prompts / "valid.jsonl"), settings, seed=recipe.seed)
+            rolled = evaluation.answer(model, chat, rows, settings, seed=recipe.seed)
         token_bytes = bytes_of_tokens(chat.tokenizer, model.config.vocab_size) if tokens else None
         text = {
             name: evaluation.text_measures(

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     config = profile_config(recipe, name)
 
     from nano3.model import hf
-    from nano3.rl import draw
+    from nano3.rl import draw, scoring
     from nano3.rl.curriculum import write_profile
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
     from nano3.train import hardware
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = getattr(recipe.rl, name)
     machine = Machine(recipe.execution, device, hardware.arithmetic(device, settings.precision))
     rows = read_prompts(prompts / "train.jsonl")
+    scoring.set_up(recipe, rows, prompts, device=device)
     task = draw.Task(f"rl/{name}", settings, recipe.seed, rows, [], load_chat_tokenizer(model))
     policy = hf.load(model, device=device).eval()
     inputs = {"model": model, "prompts": prompts}

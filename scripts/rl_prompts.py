@@ -11,6 +11,7 @@ from nano3.artifacts import building, verify
 from nano3.chat.raw import artifact_directory, by_dataset, input_artifacts
 from nano3.data.rl_prompts import write_prompts
 from nano3.recipe import load_recipe
+from nano3.recipe.judge import key_of
 from nano3.recipe.stages import rl_prompts_config
 
 
@@ -21,7 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer artifact")
     arguments = cli.parse(parser, argv)
 
-    config = rl_prompts_config(load_recipe(arguments.recipe))
+    recipe = load_recipe(arguments.recipe)
+    config = rl_prompts_config(recipe)
+    if recipe.rl.judge is not None:
+        key_of(recipe.rl.judge)  # better missed here than after the training that comes before it is used
     hashes = not arguments.trust_inputs
     raw = by_dataset(arguments.raw, [*config["train"], *config["valid"]], hashes=hashes)
     verify(arguments.tokenizer, hashes=hashes)

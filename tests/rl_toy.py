@@ -29,7 +29,7 @@ SHAPE = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 16,
     "moe_shared_expert_intermediate_size": 16,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 4096,
 }
 
 torch.set_num_threads(1)  # more cost more than they give at this size

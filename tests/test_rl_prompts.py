@@ -100,7 +100,7 @@ def test_rows_without_placeholder_pass_through_unchanged(tmp_path):
         row(1),
         row(2, "code_gen", verifier_metadata={"unit_tests": {"inputs": ["1\n"], "outputs": ["2\n"]}}),
         row(3, "structured_outputs", schema_str='{"type": "object"}', _hf_placeholder=None),
-        row(4, "workplace_assistant", ground_truth=[{"name": "f", "arguments": "{}"}], category="x"),
+        row(4, "workplace_assistant", ground_truth=[], database={"emails": []}, category="x"),
         row(5, "instruction_following", instruction_id_list=["a:b"], kwargs=[{"n": None}], prompt="p"),
     ]
     statistics, train, valid = write(tmp_path, source)

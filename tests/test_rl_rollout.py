@@ -55,8 +55,8 @@ def test_rewards_come_from_the_rows_environment(model, chat, monkeypatch):
     seen = []
     monkeypatch.setattr(rollout, "verify", lambda row, text: seen.append((row["id"], text)) or letter_reward(row, text))
     rolled = rollouts(model, chat, toy_rows(2), seed=1, **SETTINGS)
-    assert [identity for identity, _ in seen] == [0, 0, 0, 1, 1, 1]
-    assert [text for _, text in seen] == [each.text for each in rolled]
+    assert sorted(seen) == sorted((int(each.prompt_id), each.text) for each in rolled)
+    assert [each.reward for each in rolled] == [letter_reward(None, each.text).value for each in rolled]
     assert {each.environment for each in rolled} == {"mcqa", "math_with_judge"}
 
 

@@ -51,7 +51,7 @@ def answer(
 
 def scores(rolled: Sequence[Rollout], generations: int) -> dict[str, Any]:
     """Environment -> prompts, generations, mean reward with its interval (low, high), finished and well_formed shares,
-    mean_length in tokens. rolled: answers, `generations` to each prompt in a row."""
+    mean_length in tokens, of all turns. rolled: answers, `generations` to each prompt in a row."""
     found: dict[str, Any] = {}
     for name in sorted({rollout.environment for rollout in rolled}):
         mine = [rollout for rollout in rolled if rollout.environment == name]
@@ -62,7 +62,7 @@ def scores(rolled: Sequence[Rollout], generations: int) -> dict[str, Any]:
             **interval(rewards),
             "finished": _mean([rollout.finished for rollout in mine]),
             "well_formed": _mean([rollout.well_formed for rollout in mine]),
-            "mean_length": _mean([len(rollout.response) for rollout in mine]),
+            "mean_length": _mean([rollout.tokens for rollout in mine]),
         }
     return found
 

@@ -20,10 +20,12 @@ from nano3.data.bad_rows import BadRows
 from nano3.data.jsonl import JsonlWriter
 from nano3.data.raw import read_shards
 from nano3.data.tokenizer import load
+from nano3.environments import stop_unless_scorable, workplace_assistant
 from nano3.errors import UserError
 
 Row = dict[str, Any]
 BATCH_ROWS = 1000
+WORKPLACE_TABLES = "workplace_tables"  # folder of the artifact, where the recipe names some
 
 
 @dataclass
@@ -76,13 +78,17 @@ class Split:
 
 
 def write_prompts(raw: dict[str, list[Path]], tokenizer: Path, output: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Write `output`/train.jsonl and valid.jsonl; returns the statistics.
+    """Write `output`/train.jsonl and valid.jsonl, and workplace_tables/ if the recipe has any; returns the statistics.
 
     raw: data set -> raw artifact directories; tokenizer: directory in the Hugging Face layout; config: the recipe's
-    `rl.prompts` section as a dict. With `valid` data sets, those are the validation; else the last `held_out_rows`
-    usable rows, each data set giving its part. Raises UserError for too many bad rows and for an empty split.
+    `rl.prompts` section as a dict, and its judge if it has one. With `valid` data sets, those are the validation; else
+    the last `held_out_rows` usable rows, each data set giving its part. Raises UserError for too many bad rows, for an
+    empty split, and for a row whose responses could not be scored without a judge or tables that the recipe lacks.
     """
     tables, facts = _read_tables(raw, config["placeholder_tables"])
+    if directory := config.get("workplace_tables"):
+        workplace_assistant.write_tables(workplace_assistant.read_tables(Path(directory)), output / WORKPLACE_TABLES)
+    given = {"judge": "judge" in config, "tables": bool(directory)}
     prompt_tokens = _PromptLength(tokenizer)
     names = list(dict.fromkeys([*config["train"], *config["valid"]]))
     counts = {name: Counts() for name in names}
@@ -92,6 +98,7 @@ def write_prompts(raw: dict[str, list[Path]], tokenizer: Path, output: Path, con
         for name in names:
             usable = _usable(raw[name], tables, prompt_tokens, config["max_prompt_tokens"], counts[name])
             for split, row, tokens in _divided(usable, name, config, parts):
+                stop_unless_scorable([row], **given)
                 splits[split].write(row, tokens)
                 counts[name].written[split] += 1
             good = counts[name].rows - counts[name].bad.total

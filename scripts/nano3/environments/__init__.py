@@ -5,8 +5,9 @@ is a cheap test of the row itself: it raises UserError when the row can't be sco
 conversations of several turns: `start(row)` opens one, see `episode`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from nano3.environments import (
     banking,
@@ -22,9 +23,11 @@ from nano3.environments import (
 )
 from nano3.environments.episode import Episode
 from nano3.environments.fields import describe
+from nano3.environments.judge import HOW as JUDGE_WANTED
 from nano3.environments.reward import Reward
 from nano3.errors import UserError
 
+WORKPLACE = "workplace_assistant_simple_agent"
 ENVIRONMENTS = {
     "math_with_judge_simple_agent": math.verify,
     "mcqa_simple_agent": mcqa.verify,
@@ -35,11 +38,18 @@ ENVIRONMENTS = {
     "equivalence_llm_judge_simple_agent": open_qa.verify,
     "long_context_qa_simple_agent": open_qa.verify,
     "multichallenge_simple_agent": multi_challenge.verify,
-    "workplace_assistant_simple_agent": workplace_assistant.verify,
+    WORKPLACE: workplace_assistant.verify,
     "banking_simple_agent": banking.verify,
 }
+# Environments some of whose rows only a judge can score -> whether a row is one of them.
+JUDGED = {
+    "equivalence_llm_judge_simple_agent": open_qa.needs_judge,
+    "long_context_qa_simple_agent": open_qa.needs_judge,
+    "multichallenge_simple_agent": multi_challenge.needs_judge,
+    "banking_simple_agent": banking.needs_judge,
+}
 EPISODES = {
-    "workplace_assistant_simple_agent": workplace_assistant.start,
+    WORKPLACE: workplace_assistant.start,
     "banking_simple_agent": banking.start,
 }
 
@@ -59,8 +69,28 @@ def verify(row: dict, response: str) -> Reward:
 
 def verify_all(rows: Sequence[dict], responses: Sequence[str], *, threads: int = 8) -> list[Reward]:
     """The rewards of many responses, in order. Those that a judge or the sandbox decides wait side by side."""
+    return side_by_side(verify, rows, responses, threads=threads)
+
+
+def side_by_side(function: Callable[..., Any], *columns: Iterable[Any], threads: int = 8) -> list[Any]:
+    """function(*arguments) of every row of equally long columns, in order, from several threads at once: for what
+    mostly waits for the sandbox or a judge. The first row that raises is the one whose error is raised."""
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda pair: verify(*pair), zip(rows, responses, strict=True)))
+        return list(pool.map(lambda arguments: function(*arguments), zip(*columns, strict=True)))
+
+
+def needs_judge(row: dict) -> bool:
+    """Whether the row's environment may have to ask a judge about a response to it."""
+    return name_of(row) in JUDGED and JUDGED[name_of(row)](row)
+
+
+def stop_unless_scorable(rows: Iterable[dict], *, judge: bool, tables: bool) -> None:
+    """Raise UserError for a row that needs a judge or the workplace's tables where there are none."""
+    for row in rows:
+        if not judge and needs_judge(row):
+            raise UserError(f"{describe(row)}: this row needs a judge and none is set. {JUDGE_WANTED}")
+        if not tables and name_of(row) == WORKPLACE and workplace_assistant.needs_tables(row):
+            raise UserError(f"{describe(row)}: this row names no database. {workplace_assistant.HOW}")
 
 
 def is_conversation(row: dict) -> bool:
@@ -71,6 +101,11 @@ def is_conversation(row: dict) -> bool:
 def start(row: dict) -> Episode:
     """Open the conversation of a row for which `is_conversation`. Raises UserError for a row that can't be played."""
     return EPISODES[name_of(row)](row)
+
+
+def opened(row: dict) -> Episode | None:
+    """The conversation of a row, None for a row of one turn. Raises UserError for a row that can't be played."""
+    return start(row) if is_conversation(row) else None
 
 
 def name_of(row: dict) -> str | None:
@@ -85,7 +120,11 @@ __all__ = [
     "Reward",
     "is_conversation",
     "name_of",
+    "needs_judge",
+    "opened",
+    "side_by_side",
     "start",
+    "stop_unless_scorable",
     "verify",
     "verify_all",
 ]

@@ -43,11 +43,18 @@ def verify(row: dict, response: str) -> Reward:
     return play(start(row), response)
 
 
+def needs_judge(row: dict) -> bool:
+    """Whether a language model plays the user."""
+    return isinstance(row.get("user_profile"), str)
+
+
 def _user(row: dict) -> Callable[[str], str | None]:
     profile = row.get("user_profile")
-    if isinstance(profile, str):
+    if needs_judge(row):
         if not judge.in_use():
-            raise UserError(f"{describe(row)}: user_profile wants a language model to play the user and none is set")
+            raise UserError(
+                f"{describe(row)}: user_profile wants a language model to play the user and none is set. {judge.HOW}"
+            )
         return lambda said: _played(profile, said)
     script = list(field(row, "user", list))
     for line in script:

@@ -80,6 +80,10 @@ class Episode:
             self.fault = f"no end after {self.max_steps} turns"
             self.over = True
 
+    def stop(self, reason: str) -> None:
+        """End the conversation where the model may not go on; the reward is 0 for this reason."""
+        self.fault, self.over = reason, True
+
     def _call(self, name: str, arguments: dict[str, str]) -> str:
         self.calls.append(name)
         return run_call(self.tools, self.state, name, {key: value_of(text) for key, text in arguments.items()})
@@ -103,7 +107,7 @@ def start(
     """A new episode on a copy of `state`. Raises UserError for a row whose prompt or ground truth can't be used."""
     prompt = (row.get("responses_create_params") or {}).get("input") or []
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else copy.deepcopy(prompt)
-    truth = copy.deepcopy(state)
+    truth = _copied(state)
     for call in verifier_field(row, "ground_truth", list):
         try:
             arguments = call["arguments"]
@@ -111,10 +115,15 @@ def start(
             tools[call["name"]](truth, **arguments)
         except (LookupError, TypeError, ValueError, AttributeError, ToolError) as error:
             raise UserError(f"{describe(row)}: ground_truth call {call!r:.80} fails: {error!r}") from error
-    episode = Episode(row, tools, copy.deepcopy(state), truth, messages, max_steps)
+    episode = Episode(row, tools, _copied(state), truth, messages, max_steps)
     if user is not None:
         episode.user = user
     return episode
+
+
+def _copied(state: State) -> State:
+    """Tools change fields of records, never what is inside a field."""
+    return {name: [dict(record) for record in records] for name, records in state.items()}
 
 
 def play(episode: Episode, response: str) -> Reward:
@@ -147,7 +156,11 @@ def value_of(text: str) -> object:
 
 def differences(ours: State, theirs: State) -> str:
     """Names of the tables that differ, comma-separated. Texts are compared without case, records without order."""
-    wrong = [name for name in ours.keys() | theirs.keys() if _canonical(ours.get(name)) != _canonical(theirs.get(name))]
+    wrong = [
+        name
+        for name in ours.keys() | theirs.keys()
+        if ours.get(name) != theirs.get(name) and _canonical(ours.get(name)) != _canonical(theirs.get(name))
+    ]
     return ", ".join(sorted(wrong))
 
 

@@ -16,12 +16,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nano3.environments.text import brief
 from nano3.errors import UserError
 
 Message = dict[str, str]
+HOW = (
+    "Set rl.judge in the recipe (kind: endpoint for an OpenAI-compatible server, kind: model for a local directory), or"
+    " leave the data sets of this environment out of rl.prompts."
+)
 MAX_ANSWER_CHARS = 20_000  # of an answer that a judge is shown
 MAX_REPLY_BYTES = 1 << 20
 
@@ -41,7 +45,7 @@ class Endpoint:
 
     url: str
     model: str
-    key: str = ""
+    key: str = field(default="", repr=False)
     temperature: float = 0.0
     max_tokens: int = 4096
     timeout_seconds: float = 120.0
@@ -105,10 +109,7 @@ def ask(prompt: str, verdicts: Sequence[str], where: str) -> tuple[str, str]:
     there is none, UserError when no judge is in use.
     """
     if _judge is None:
-        raise UserError(
-            f"{where}: this answer needs a judge and none is set. Set one (an OpenAI-compatible endpoint or a local "
-            "model), or leave out the data sets of this environment."
-        )
+        raise UserError(f"{where}: this answer needs a judge and none is set. {HOW}")
     said = text(prompt)
     found = [word.upper() for word in _VERDICT.findall(said) if word.upper() in verdicts]
     if not found:

@@ -50,6 +50,12 @@ def verify(row: dict, response: str) -> Reward:
     return Reward(met / len(rubric), brief(reason, 200), well_formed=True)
 
 
+def needs_judge(row: dict) -> bool:
+    """Whether a line of the row's rubric asks a judge."""
+    rubric = row.get("rubric") or (row.get("verifier_metadata") or {}).get("rubric") or []
+    return any(isinstance(line, dict) and "question" in line for line in rubric)
+
+
 def _fault(row: dict, line: dict, answer: str) -> str:
     """Why the answer misses one line; empty when it meets it."""
     if "instruction_id" in line:
@@ -88,7 +94,7 @@ def _rubric(row: dict) -> list[dict]:
         if checks:
             follows(row, line["instruction_id"], "", line.get("kwargs") or {})
         elif not judge.in_use():
-            raise UserError(f"{describe(row)}: the rubric asks a judge and none is set; set one or leave this data out")
+            raise UserError(f"{describe(row)}: the rubric asks a judge and none is set. {judge.HOW}")
     if not rubric:
         raise UserError(f"{describe(row)}: the rubric is empty, expected at least one line")
     return rubric

@@ -49,7 +49,7 @@ def verify(row: dict, response: str) -> Reward:
         return malformed("the answer says nothing")
     if normalise(answer) in {normalise(each) for each in accepted}:
         return Reward(1.0, f"{brief(answer)!r} is expected", well_formed=True)
-    if not _asks_judge(row):
+    if not needs_judge(row):
         return Reward(0.0, f"{brief(answer)!r} is not {brief(accepted[0])!r}", well_formed=True)
     if len(answer) > MAX_JUDGED_CHARS:
         return Reward(0.0, f"an answer of {len(answer)} characters is not judged", well_formed=True)
@@ -73,7 +73,8 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
-def _asks_judge(row: dict) -> bool:
+def needs_judge(row: dict) -> bool:
+    """Whether an answer to this row may be one that only a judge can decide."""
     return bool(row.get("use_judge") or (row.get("verifier_metadata") or {}).get("use_judge"))
 
 

@@ -43,12 +43,15 @@ def generate(
     seed: int = 0,
     pad_id: int = 0,
     compiled: bool = False,
+    columns: tuple[Sequence[int], int] | None = None,
 ) -> list[Completion]:
     """Continue every prompt until a stop token or `max_new_tokens`.
 
     Temperature 0 is greedy. The same model, prompts, settings, seed and thread count give the same bits.
     `compiled` fuses a step's many small operations with torch.compile: twice as fast on a CPU, after some ten seconds
     for every new number of rows; it needs a C++ compiler there.
+    columns: (the column of the random stream that each prompt's row draws from, how wide the stream is), for rows of a
+    larger set: then what a row samples does not depend on which others are asked with it. None: row i has column i.
     Raises UserError for an empty prompt or settings out of range.
     """
     _check(model, prompts, max_new_tokens, temperature, top_p)
@@ -57,15 +60,19 @@ def generate(
     training = model.training
     model.eval()
     try:
-        return _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled)
+        return _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled, columns)
     finally:
         model.train(training)
 
 
-def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled) -> list[Completion]:
+def _generate(
+    model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled, columns
+) -> list[Completion]:
     device = model.lm_head.weight.device
     total = len(prompts)
     draws = torch.Generator().manual_seed(seed)
+    own, width = (range(total), total) if columns is None else columns
+    own = torch.tensor(own)
     stops = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
     stops[list(stop_ids)] = True
     tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.int64, device=device)
@@ -77,7 +84,7 @@ def _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed
     decode = _compiled(model, temperature, top_p) if compiled else decode_step
     logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
     for step in range(max_new_tokens):
-        uniform = torch.rand(total, generator=draws, dtype=torch.float64).to(device)[rows]
+        uniform = torch.rand(width, generator=draws, dtype=torch.float64)[own].to(device)[rows]
         if step == 0:
             chosen, logprob = choose(logits, temperature, top_p, uniform)  # [r], [r]
         else:

@@ -199,6 +199,10 @@ class RlPrompts(Section):
     placeholder_tables: dict[str, str] = Field(
         {}, description="external data set -> local path or hub repository, to fill _hf_placeholder rows"
     )
+    workplace_tables: str | None = Field(
+        None,
+        description="directory of CSV or JSONL tables for rows of the workplace assistant that bring no database",
+    )
     max_prompt_tokens: Count = Field(description="longer prompts are dropped and counted")
     max_bad_rows: Fraction = Field(0.01, description="a larger share of unresolvable rows is an error")
 

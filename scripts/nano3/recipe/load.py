@@ -61,6 +61,8 @@ def _readable(location: tuple[Any, ...]) -> list[str]:
     """A pydantic location without the tags of tagged unions."""
     tags = {"python_code", "python_docs", "files", "hub", "tasks", "train", "existing"}
     parts = [str(part) for part in location]
+    if parts[:2] == ["rl", "judge"] and parts[2:3] in (["endpoint"], ["model"]):
+        del parts[2]
     return [
         part
         for i, part in enumerate(parts)

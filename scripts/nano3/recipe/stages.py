@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nano3.recipe.judge import WHEREABOUTS
 from nano3.recipe.schema import Recipe
 
 RL_STAGES = ("rlvr1", "rlhf", "rlvr2", "dpo")
@@ -73,7 +74,13 @@ def sft_config(recipe: Recipe) -> dict[str, Any]:
 
 def rl_prompts_config(recipe: Recipe) -> dict[str, Any]:
     """What the RL prompt files depend on."""
-    return {"seed": recipe.seed, **_plain(recipe.rl.prompts)}
+    return {"seed": recipe.seed, **_plain(recipe.rl.prompts), **_judge(recipe)}
+
+
+def _judge(recipe: Recipe) -> dict[str, Any]:
+    """The judge, for all that it takes part in; nothing where the recipe has none."""
+    judge = recipe.rl.judge
+    return {} if judge is None else {"judge": judge.model_dump(mode="json", exclude=WHEREABOUTS)}
 
 
 def rl_chain(recipe: Recipe) -> list[str]:
@@ -94,7 +101,8 @@ def stage_before(recipe: Recipe, stage: str) -> str:
 def rl_config(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What an RL stage depends on. DPO does not see how its pairs were mined: the pairs are its input."""
     section = getattr(recipe.rl, stage)
-    return {"seed": recipe.seed, **section.model_dump(mode="json", exclude={"pairs"})}
+    judge = {} if stage == "genrm" else _judge(recipe)
+    return {"seed": recipe.seed, **section.model_dump(mode="json", exclude={"pairs"}), **judge}
 
 
 def preferences_config(recipe: Recipe) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def preferences_config(recipe: Recipe) -> dict[str, Any]:
 
 def pairs_config(recipe: Recipe) -> dict[str, Any]:
     """What mining preference pairs depends on."""
-    return {"seed": recipe.seed, **_plain(recipe.rl.dpo.pairs)}
+    return {"seed": recipe.seed, **_plain(recipe.rl.dpo.pairs), **_judge(recipe)}
 
 
 def profile_config(recipe: Recipe, stage: str) -> dict[str, Any]:
@@ -116,12 +124,13 @@ def profile_config(recipe: Recipe, stage: str) -> dict[str, Any]:
         "max_new_tokens": section.max_new_tokens,
         "prompts": section.curriculum.prompts,
         "generations": section.curriculum.generations,
+        **_judge(recipe),
     }
 
 
 def evaluation_config(recipe: Recipe) -> dict[str, Any]:
     """What the evaluations depend on."""
-    return {"seed": recipe.seed, **_plain(recipe.evaluation)}
+    return {"seed": recipe.seed, **_plain(recipe.evaluation), **_judge(recipe)}
 
 
 def final_config(recipe: Recipe) -> dict[str, Any]:

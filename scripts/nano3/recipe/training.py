@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from nano3.recipe.data import RlPrompts, SftData
+from nano3.recipe.judge import AnyJudge
 from nano3.recipe.section import Count, Fraction, Rate, Section, Share
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -245,6 +246,9 @@ class Rl(Section):
     """Reinforcement learning stages, in the order they run. A stage without a section is left out."""
 
     prompts: RlPrompts
+    judge: AnyJudge | None = Field(
+        None, description="scores what no rule can, in every stage and evaluation; none: no row may need one"
+    )
     preferences: Preferences | None = None
     rlvr1: Grpo
     genrm: Grpo | None = Field(None, description="the reward model, trained from the SFT model; needs preferences")

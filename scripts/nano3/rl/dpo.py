@@ -26,7 +26,7 @@ from nano3.rl.lines import JsonLines
 from nano3.rl.logprobs import PackedBatch, pack_responses, response_logprobs
 from nano3.rl.loop import Plan, Position, run_steps
 from nano3.rl.order import derived_seed, shuffled
-from nano3.rl.pairs import hallucinated_tools, probes, score
+from nano3.rl.pairs import converse, hallucinated_tools, probes, score
 from nano3.rl.preferences import Pair
 from nano3.rl.rollout import ChatTokenizer, rollouts
 from nano3.stage import StageRun
@@ -192,6 +192,7 @@ def validate(model: NemotronH, task: Task, machine: Machine) -> dict[str, float]
             top_p=1.0,
             seed=derived_seed(task.seed, task.stage, "validation"),
             score=score,
+            converse=converse,
         )
     model.train()
     return found | measures(rolled) | hallucinated_tools(rolled, settings.generations)

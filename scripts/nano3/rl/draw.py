@@ -184,15 +184,18 @@ def without_contrast(scores: Tensor, settings: Grpo) -> float:
 def measures(rolled: Sequence[Rollout]) -> dict[str, float]:
     """Means over responses, over all and by environment.
 
-    entropy: nats per token, the mean of -log p of what was sampled, which estimates the policy's entropy"""
+    entropy: nats per token, the mean of -log p of what was sampled, which estimates the policy's entropy
+    turns: of conversations, where there are any"""
     found = {"reward": mean(rollout.reward for rollout in rolled)}
     for name in sorted({rollout.environment for rollout in rolled}):
         found[f"reward/{name}"] = mean(rollout.reward for rollout in rolled if rollout.environment == name)
+    if conversations := [rollout for rollout in rolled if rollout.context]:
+        found["turns"] = mean(len(rollout.turns) for rollout in conversations)
     return found | {
         "finished_share": mean(rollout.finished for rollout in rolled),
         "well_formed_share": mean(rollout.well_formed for rollout in rolled),
-        "response_tokens": mean(len(rollout.response) for rollout in rolled),
-        "entropy": mean(-value for rollout in rolled for value in rollout.logprobs),
+        "response_tokens": mean(rollout.tokens for rollout in rolled),
+        "entropy": mean(-value for rollout in rolled for turn in rollout.turns for value in turn.logprobs),
     }
 
 
@@ -226,7 +229,7 @@ def profile(
                 "environment": mine[0].environment,
                 "pass_rate": mean(rollout.reward for rollout in mine),
                 "responses": generations,
-                "response_tokens": mean(len(rollout.response) for rollout in mine),
+                "response_tokens": mean(rollout.tokens for rollout in mine),
             }
         )
     return found

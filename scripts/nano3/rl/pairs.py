@@ -7,6 +7,7 @@ Three groups of pairs, from many sampled responses to every prompt:
     hallucination  no tools offered: any tool call is the rejected side, an answer without one the chosen side
 
 Prompts with tools are also asked without them: that is where a policy trained on tool use calls what is not there.
+Of two conversations, the turns at which they part are the pair.
 """
 
 import json
@@ -16,18 +17,18 @@ from itertools import islice
 from typing import Any
 
 from nano3.chat.request import messages_of
-from nano3.environments import Reward, verify
+from nano3.environments import Episode, Reward, opened, verify
 from nano3.environments.text import split_response
 from nano3.environments.tool_calls import CLOSE_CALL, OPEN_CALL
 from nano3.recipe.training import PairMining
+from nano3.rl.conversation import Turn
 from nano3.rl.order import derived_seed
 from nano3.rl.preferences import pair_row
-from nano3.rl.rollout import ChatTokenizer, Rollout, by_environment, rollouts
+from nano3.rl.rollout import ASSISTANT, ChatTokenizer, Rollout, by_environment, rollouts
 
 GROUPS = ("no_tools", "with_tools", "hallucination")
 WITHOUT_TOOLS = "without_tools"  # marks a row whose tools were taken away
 CALL_TAGS = (OPEN_CALL, CLOSE_CALL, "<function=", "</function>")  # even pieces of a call are no answer
-ASSISTANT = "<|im_start|>assistant\n"
 
 Row = dict[str, Any]
 
@@ -48,9 +49,14 @@ def score(row: Row, response: str) -> Reward:
     return Reward(float(not fault and not called), reason, well_formed=not fault)
 
 
-def calls_a_tool(response: str) -> bool:
+def converse(row: Row) -> Episode | None:
+    """The row's conversation; None where it has one turn, or no tools any more to play it with."""
+    return None if row.get(WITHOUT_TOOLS) else opened(row)
+
+
+def calls_a_tool(rollout: Rollout) -> bool:
     """Whether a response starts a tool call anywhere."""
-    return OPEN_CALL in response
+    return any(OPEN_CALL in turn.text for turn in rollout.turns)
 
 
 def probes(rows: Sequence[Row], count: int | None) -> list[Row]:
@@ -64,7 +70,7 @@ def hallucinated_tools(rolled: Sequence[Rollout], generations: int) -> dict[str,
     `probes`, `generations` to each in a row."""
     from nano3.evaluation import interval
 
-    called = [float(calls_a_tool(rollout.text)) for rollout in rolled]
+    called = [float(calls_a_tool(rollout)) for rollout in rolled]
     found = interval([called[start : start + generations] for start in range(0, len(called), generations)])
     names = {"mean": "rate", "low": "low", "high": "high"}
     return {f"hallucinated_tools/{names[key]}": value for key, value in found.items()} | {
@@ -91,6 +97,7 @@ def mine(
         top_p=1.0,
         seed=seed,
         score=score,
+        converse=converse,
     )
     size = settings.generations
     found: dict[str, list[dict[str, Any]]] = {group: [] for group in GROUPS}
@@ -98,9 +105,11 @@ def mine(
     for place, row in enumerate(chosen):
         mined: Counter[str] = Counter()
         for group, better, worse in pairs_of(row, rolled[place * size : (place + 1) * size]):
-            if mined[group] < settings.pairs_per_prompt:
+            if mined[group] < settings.pairs_per_prompt and (turns := parting(better, worse)):
                 mined[group] += 1
-                found[group].append(_pair(row, group, better, worse, chat))
+                more = {"rewards": [better.reward, worse.reward], "environment": better.environment}
+                more |= {"id": better.prompt_id}
+                found[group].append(_pair(row, *turns, chat, group=group, **more))
         prompts.update(mined.keys())
     asked = [i for i, row in enumerate(chosen) if not _tools(row)]
     responses = [rolled[i * size + g] for i in asked for g in range(size)]
@@ -130,8 +139,8 @@ def pairs_of(row: Row, rolled: Sequence[Rollout]) -> Iterator[tuple[str, Rollout
     Responses cut at the longest length are no side of a pair: their end is not the policy's."""
     ended = [rollout for rollout in rolled if rollout.finished]
     if not _tools(row):
-        proper = [rollout for rollout in ended if not calls_a_tool(rollout.text)]
-        calls = [rollout for rollout in ended if calls_a_tool(rollout.text)]
+        proper = [rollout for rollout in ended if not calls_a_tool(rollout)]
+        calls = [rollout for rollout in ended if calls_a_tool(rollout)]
         best = _best(proper)
         yield from (("hallucination", best[i % len(best)], worse) for i, worse in enumerate(calls) if best)
         group, ended = "no_tools", proper
@@ -149,21 +158,28 @@ def _best(rolled: Sequence[Rollout]) -> list[Rollout]:
     return [rollout for rollout in rolled if rollout.reward == highest] if highest > 0 else []
 
 
-def _pair(row: Row, group: str, better: Rollout, worse: Rollout, chat: ChatTokenizer) -> dict[str, Any]:
+def parting(better: Rollout, worse: Rollout) -> tuple[Turn, Turn] | None:
+    """The first turns that differ, after equal ones: what the preferred and the rejected conversation did at one
+    prompt. None where only a tool's or a user's reply told them apart. Responses of one turn are their own."""
+    for ours, theirs in zip(better.turns, worse.turns, strict=False):
+        if ours.prompt != theirs.prompt:
+            return None
+        if ours.response != theirs.response:
+            return ours, theirs
+    return None
+
+
+def _pair(row: Row, better: Turn, worse: Turn, chat: ChatTokenizer, **more: Any) -> dict[str, Any]:
     context, tools = messages_of(row["responses_create_params"])
-    opened = chat.prompt_text(row).rpartition(ASSISTANT)[2]
+    opened_turn = chat.text(better.prompt).rpartition(ASSISTANT)[2]
     sides = [
-        {"role": "assistant", "content": opened + chat.text(_without_stop(rollout, chat))}
-        for rollout in (better, worse)
+        {"role": "assistant", "content": opened_turn + chat.text(_without_stop(turn, chat))} for turn in (better, worse)
     ]
-    more = {"rewards": [better.reward, worse.reward], "environment": better.environment, "id": better.prompt_id}
-    return pair_row(context, tools, *sides, group=group, **more)
+    return pair_row(better.context or context, tools, *sides, **more)
 
 
-def _without_stop(rollout: Rollout, chat: ChatTokenizer) -> list[int]:
-    return (
-        rollout.response[:-1] if rollout.response[-1:] and rollout.response[-1] in chat.stop_ids else rollout.response
-    )
+def _without_stop(turn: Turn, chat: ChatTokenizer) -> list[int]:
+    return turn.response[:-1] if turn.response[-1:] and turn.response[-1] in chat.stop_ids else turn.response
 
 
 def _tools(row: Row) -> list[Any]:

@@ -2,13 +2,14 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nano3.model import hf
 from nano3.recipe import load_recipe
 from nano3.recipe.stages import rl_config
-from nano3.rl import draw, rlvr
+from nano3.rl import draw, rlvr, scoring
 from nano3.rl.curriculum import read_profile
 from nano3.rl.rollout import ChatTokenizer, load_chat_tokenizer
 from nano3.train.loop import Machine
@@ -41,13 +42,13 @@ def grpo_stage(
         machine = session.machine
         policy = carry_on(recipe, before, machine.device)
         policy.freeze_router(settings.freeze_router)
-        chat = load_chat_tokenizer(before)
+        chat, rows = load_chat_tokenizer(before), {split: prompts(split) for split in ("train", "valid")}
+        scoring.set_up(recipe, chain.from_iterable(rows.values()), inputs.get("prompts"), device=machine.device)
         task = draw.Task(
             stage=stage,
             settings=settings,
             seed=recipe.seed,
-            train=prompts("train"),
-            valid=prompts("valid"),
+            **rows,
             chat=chat,
             reference=hf.load(before, device=machine.device) if settings.kl_coefficient else None,
             judge=judge(chat, machine) if judge else None,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nano3.chat.verdict import TIE, Verdict, comparison_prompt, parse_verdict
-from nano3.environments import ENVIRONMENTS, verify
+from nano3.environments import ENVIRONMENTS, side_by_side, verify
 from nano3.environments.text import split_response
 from nano3.recipe.training import Rlhf
 from nano3.rl.genrm import AGENT, NEUTRAL
@@ -27,11 +27,14 @@ CLOSE_THINKING = "</think>"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two responses to compare; texts as the policy wrote them, thinking included."""
+    """Two responses to compare; texts as the policy wrote them, thinking included.
+
+    rewards: of two conversations, which only their end can score; the texts are their last turns then"""
 
     row: Row
     first: str
     second: str
+    rewards: tuple[float, float] | None = None
 
 
 # Verdicts on comparisons, in their order; None for one that could not be reached.
@@ -116,16 +119,16 @@ class GroupJudge:
         size = len(rolled) // len(rows)
         pairs = circle(size)
         asked = [
-            Comparison(row, rolled[group * size + i].text, rolled[group * size + j].text)
+            _comparison(row, rolled[group * size + i], rolled[group * size + j])
             for group, row in enumerate(rows)
             for i, j in pairs
         ]
         verdicts = self.compare(asked, seed)
-        lengths = [part_lengths(rollout.response, self.chat) for rollout in rolled]
+        lengths = [whole_lengths(rollout, self.chat) for rollout in rolled]
         judged, bases = [], []
         for start in range(0, len(rolled), size):
             mine = rolled[start : start + size]
-            faults = [split_response(rollout.text).fault for rollout in mine]
+            faults = [_fault(rollout) for rollout in mine]
             base = base_rewards(verdicts[start : start + size])
             bases += base.tolist()
             thinking, answer = zip(*lengths[start : start + size], strict=True)
@@ -148,6 +151,23 @@ class GroupJudge:
             "thinking_tokens": float(np.mean([t for t, _ in lengths])),
             "answer_tokens": float(np.mean([a for _, a in lengths])),
         }
+
+
+def _comparison(row: Row, first: Rollout, second: Rollout) -> Comparison:
+    rewards = (first.reward, second.reward) if first.context else None
+    return Comparison(row, first.text, second.text, rewards)
+
+
+def _fault(rollout: Rollout) -> str:
+    if rollout.context:
+        return "" if rollout.well_formed else rollout.reason
+    return split_response(rollout.text).fault
+
+
+def whole_lengths(rollout: Rollout, chat: ChatTokenizer) -> tuple[int, int]:
+    """Tokens of thinking and of answers, of all turns."""
+    thinking, answers = zip(*(part_lengths(turn.response, chat) for turn in rollout.turns), strict=True)
+    return sum(thinking), sum(answers)
 
 
 def part_lengths(response: Sequence[int], chat: ChatTokenizer) -> tuple[int, int]:
@@ -208,10 +228,16 @@ def _not_scored(row: Row, response: str):
 def by_verifier(comparisons: Sequence[Comparison], seed: int) -> list[Verdict | None]:
     """Compare with the row's own environment: scores 1 to 5 are 1 + 4 rewards, the ranking is their difference."""
     found: list[Verdict | None] = []
-    for comparison in comparisons:
-        first, second = (verify(comparison.row, text).value for text in (comparison.first, comparison.second))
+    for first, second in side_by_side(_rewards, comparisons):
         found.append(Verdict(1 + 4 * first, 1 + 4 * second, TIE + 2.5 * (second - first)))
     return found
+
+
+def _rewards(comparison: Comparison) -> tuple[float, float]:
+    if comparison.rewards is not None:
+        return comparison.rewards
+    first, second = (verify(comparison.row, text).value for text in (comparison.first, comparison.second))
+    return first, second
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from nano3.data.tokenizer import copy_existing
 from nano3.errors import UserError
 from nano3.model import hf
 from nano3.model.nemotron_h import NemotronH
+from nano3.rl.conversation import Turn
 from nano3.rl.draw import Task, draw, profile, validate, without_contrast
 from nano3.rl.grpo import mismatch, outside, policy_loss
 from nano3.rl.lines import JsonLines
@@ -58,7 +59,7 @@ def train(
         rolled = [drawn.rolled[i] for i in drawn.used]
         measured |= update(model, optimizer, gradients, rolled, drawn.scores[drawn.used], task, at.step, machine)
         _record(logs, drawn.rolled, drawn.scores, task, at.step)
-        return measured, sum(len(rollout.response) for rollout in drawn.rolled)
+        return measured, sum(rollout.tokens for rollout in drawn.rolled)
 
     def profile_best(at: Position) -> list[dict[str, Any]]:
         chosen, weights = settings.curriculum, best_weights(run, at)
@@ -113,19 +114,21 @@ def update(
 ) -> dict[str, float]:
     """One update of the weights and of the expert bias; returns its metrics.
 
-    The loss is the mean over all tokens of counted responses. Responses whose advantage is exactly 0 have no gradient
+    The loss is the mean over all tokens of counted responses. Every turn of a conversation is a sample of its own, with
+    the advantage of the whole. Responses whose advantage is exactly 0 have no gradient
     and are not computed at all (unless a KL term gives them one); they do count in the mean. The expert bias follows
     the load of the responses that were computed."""
     settings = task.settings
     counted = [i for i, rollout in enumerate(rolled) if rollout.finished or not settings.overlong_filtering]
-    normaliser = sum(len(rolled[i].response) for i in counted)
+    normaliser = sum(rolled[i].tokens for i in counted)
     chosen = [i for i in counted if scores[i] != 0 or settings.kl_coefficient]
-    trained, advantage = [rolled[i] for i in chosen], scores[chosen]
+    trained = [turn for i in chosen for turn in rolled[i].turns]
+    advantage = scores[[i for i in chosen for _ in rolled[i].turns]]
     gradients.zero_()
     loss, largest, total, tokens, left_out = 0.0, 0.0, 0.0, 0, 0
     batches = pack_responses(
-        [rollout.prompt for rollout in trained],
-        [rollout.response for rollout in trained],
+        [turn.prompt for turn in trained],
+        [turn.response for turn in trained],
         micro_batch_tokens=machine.execution.micro_batch_tokens,
     )
     for batch in batches:
@@ -144,7 +147,7 @@ def update(
         "lr": rate,
         "grad_norm": norm,
         "supervised_tokens": normaliser,
-        "trained_responses": len(trained),
+        "trained_responses": len(chosen),
         "ratio_max": math.exp(largest),
         "log_ratio_mean": total / max(1, tokens),
         "outside_band_share": left_out / max(1, tokens),
@@ -154,7 +157,7 @@ def update(
 def _micro_batch(
     model: NemotronH,
     batch: PackedBatch,
-    trained: list[Rollout],
+    trained: list[Turn],
     advantage: Tensor,
     normaliser: int,
     task: Task,

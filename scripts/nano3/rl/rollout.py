@@ -1,8 +1,10 @@
-"""Rollouts: prompts in, sampled and scored responses out."""
+"""Rollouts: prompts in, sampled and scored responses out. Rows of several turns are played as whole conversations."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,19 @@ from nano3.chat.request import messages_of
 from nano3.chat.template import render, template_of
 from nano3.data.tokenizer import END_OF_TEXT, IM_END
 from nano3.data.tokenizer import load as load_tokenizer
-from nano3.environments import Reward, verify
+from nano3.environments import Episode, Reward, opened, side_by_side, verify
 from nano3.errors import UserError
+from nano3.rl.conversation import Conversation, Message, Turn, batches, go_on
 from nano3.rl.order import derived_seed
 
+ASSISTANT = "<|im_start|>assistant\n"
 STOP_TOKENS = (IM_END, END_OF_TEXT)
 BATCH_ROWS = 256  # responses generated at once
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One response to one prompt, scored."""
+    """One response to one prompt, scored; of a conversation its last turn, and the turns before."""
 
     prompt_id: str
     environment: str
@@ -30,8 +34,20 @@ class Rollout:
     text: str  # the response, special tokens readable
     reward: float  # in [0, 1], unless a judge gave it
     reason: str
-    finished: bool  # ended with a stop token rather than cut at the longest length
+    finished: bool  # ended with a stop token rather than cut; of a conversation: nothing cut it short
     well_formed: bool
+    context: tuple[Message, ...] = ()  # of a conversation: the messages that the last turn's prompt shows
+    earlier: tuple[Turn, ...] = ()  # of a conversation: the turns before the last
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns, in order: one for a row that is no conversation."""
+        return *self.earlier, Turn(self.prompt, self.response, self.logprobs, self.text, self.context)
+
+    @property
+    def tokens(self) -> int:
+        """Sampled tokens, of all turns."""
+        return sum(len(turn.response) for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -44,12 +60,12 @@ class ChatTokenizer:
 
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
         """Token ids of an RL row's conversation, with the assistant's turn opened."""
-        return self.tokenizer.encode(self.prompt_text(row), add_special_tokens=False).ids
+        return self.ids(*messages_of(row["responses_create_params"]))
 
-    def prompt_text(self, row: dict[str, Any]) -> str:
-        """The same as text."""
-        messages, tools = messages_of(row["responses_create_params"])
-        return render(messages, tools, add_generation_prompt=True, template=self.template)
+    def ids(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> list[int]:
+        """Token ids of a conversation, with the assistant's turn opened."""
+        text = render(messages, tools, add_generation_prompt=True, template=self.template)
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens readable."""
@@ -109,61 +125,95 @@ def rollouts(
     seed: int,
     batch_rows: int = BATCH_ROWS,
     score: Callable[[dict[str, Any], str], Reward] | None = None,
+    converse: Callable[[dict[str, Any]], Episode | None] = opened,
 ) -> list[Rollout]:
     """`generations` scored responses to every row, row by row: result[i * generations + g].
 
     Equal model, rows and seed give equal bits. Prompts of like length are generated together, at most
-    `batch_rows` responses at once. score: what scores a response to a row; None: the row's environment."""
+    `batch_rows` responses at once. score: what scores a response of one turn; None: the row's environment.
+    converse: opens the conversation of a row, None for a row of one turn; conversations score themselves."""
     from nano3.model.generate import generate
 
-    prompts = [chat.prompt_ids(row) for row in rows for _ in range(generations)]
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    completions: dict[int, Any] = {}
-    for start in range(0, len(order), batch_rows):
-        chosen = order[start : start + batch_rows]
-        written = generate(
-            model,
-            [prompts[i] for i in chosen],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            stop_ids=chat.stop_ids,
-            seed=derived_seed(seed, "batch", start),
-        )
-        completions.update(zip(chosen, written, strict=True))
+    write = partial(
+        generate,
+        model,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        stop_ids=chat.stop_ids,
+    )
+    asked = [row for row in rows for _ in range(generations)]
+    episodes = {i: converse(row) for i, row in enumerate(asked)}
+    playing = {i: Conversation(episode, chat) for i, episode in episodes.items() if episode is not None}
+    prompts = [ids for row in rows for ids in [chat.prompt_ids(row)] * generations]
+    first: dict[int, Any] = {}
+    for start, chosen in batches(dict(enumerate(prompts)), batch_rows):
+        written = write([prompts[i] for i in chosen], seed=derived_seed(seed, "batch", start))
+        first.update(zip(chosen, written, strict=True))
+    if playing:
+        side_by_side(lambda i: playing[i].take(prompts[i], first[i]), playing)
+        longest = model.config.max_position_embeddings - max_new_tokens
+        go_on(playing, write, longest=longest, places=len(asked), batch_rows=batch_rows, seed=seed)
+    alone = {i: chat.text(first[i].tokens) for i in range(len(asked)) if i not in playing}
+    rewards = iter(side_by_side(score or verify, [asked[i] for i in alone], alone.values()))
     return [
-        _scored(rows[i // generations], prompt, completions[i], chat, score or verify)
-        for i, prompt in enumerate(prompts)
+        _played(row, playing[i])
+        if i in playing
+        else _rollout(row, [_turn(prompts[i], first[i], alone[i])], next(rewards), first[i].finished)
+        for i, row in enumerate(asked)
     ]
 
 
-def _scored(row: dict[str, Any], prompt: list[int], completion: Any, chat: ChatTokenizer, score) -> Rollout:
-    text = chat.text(completion.tokens)
-    reward = score(row, text)
+def _played(row: dict[str, Any], conversation: Conversation) -> Rollout:
+    return _rollout(row, conversation.turns, conversation.episode.reward(), conversation.finished)
+
+
+def _turn(prompt: list[int], completion: Any, text: str) -> Turn:
+    return Turn(prompt, completion.tokens, completion.logprobs, text)
+
+
+def _rollout(row: dict[str, Any], turns: Sequence[Turn], reward: Reward, finished: bool) -> Rollout:
+    *earlier, last = turns
     return Rollout(
         prompt_id=str(row.get("id", "")),
         environment=environment_of(row),
-        prompt=prompt,
-        response=completion.tokens,
-        logprobs=completion.logprobs,
-        text=text,
+        prompt=last.prompt,
+        response=last.response,
+        logprobs=last.logprobs,
+        text=last.text,
         reward=reward.value,
         reason=reward.reason,
-        finished=completion.finished,
+        finished=finished,
         well_formed=reward.well_formed,
+        context=last.context,
+        earlier=tuple(earlier),
     )
 
 
 def readable(rollout: Rollout, chat: ChatTokenizer, **more: Any) -> dict[str, Any]:
-    """A rollout as one JSON object for people: texts and score, and what `more` adds."""
+    """A rollout as one JSON object for people: texts and score, and what `more` adds.
+
+    The response of a conversation is all that follows its first prompt, tools and user included."""
+    if rollout.context:
+        more |= {"turns": len(rollout.turns)}
     return {
         **more,
         "id": rollout.prompt_id,
         "environment": rollout.environment,
-        "prompt": chat.text(rollout.prompt),
-        "response": rollout.text,
+        "prompt": chat.text(rollout.turns[0].prompt),
+        "response": _whole_text(rollout, chat),
         "reward": rollout.reward,
         "reason": rollout.reason,
         "finished": rollout.finished,
         "well_formed": rollout.well_formed,
     }
+
+
+def _whole_text(rollout: Rollout, chat: ChatTokenizer) -> str:
+    parts = []
+    for turn, after in pairwise(rollout.turns):
+        replies = after.context[len(turn.context) + 1 :]  # what came after the assistant's own message
+        parts += [turn.text.rstrip("\n"), "\n"]
+        parts += [f"<|im_start|>{reply['role']}\n{reply['content']}<|im_end|>\n" for reply in replies]
+        parts += [ASSISTANT, chat.text(after.prompt).rpartition(ASSISTANT)[2]]
+    return "".join([*parts, rollout.text])
