@@ -36,12 +36,8 @@ def compared_with_sft(path):
 
 
 def evaluation_options(wildcards, input):
-    named = {
-        "preferences": input.preferences,
-        "genrm": input.genrm,
-        "against": input.against,
-    }
-    return " ".join(f"--{name} {path}" for name, path in named.items() if path)
+    names = ("preferences", "genrm", "sft")
+    return " ".join(f"--{name} {input[name]}" for name in names if input[name])
 
 
 def pretraining_tokens(wildcards):
@@ -59,7 +55,7 @@ rule evaluate:
         tokens=pretraining_tokens,
         preferences=held_out_conversations,
         genrm=compared_with_sft("rl/genrm"),
-        against=compared_with_sft("evaluation/sft"),
+        sft=compared_with_sft("sft/model"),
     output:
         data=directory("results/{recipe}/evaluation/{model}"),
         manifest="results/{recipe}/evaluation/{model}/manifest.json",

@@ -21,12 +21,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=Path, nargs="*", default=[], help="token artifacts, for bits per byte")
     parser.add_argument("--preferences", type=Path, help="comparisons, for RLHF's held-out conversations")
     parser.add_argument("--genrm", type=Path, help="reward model that compares the responses to these conversations")
-    parser.add_argument("--against", type=Path, help="evaluation whose responses they are compared with")
+    parser.add_argument("--sft", type=Path, help="SFT model, whose responses they are compared with")
     options = cli.parse(parser, argv)
     recipe = load_recipe(options.recipe)
-    if bool(options.genrm) != bool(options.against) or (options.genrm and not options.preferences):
-        raise UserError("--genrm and --against go together, and need --preferences: give all three, or neither")
-
     from nano3 import alignment, evaluation
     from nano3.model import hf
     from nano3.rl.rollout import load_chat_tokenizer, read_prompts
@@ -39,8 +36,12 @@ def main(argv: list[str] | None = None) -> None:
     tokens = evaluation.by_dataset([directory_of(path) for path in options.tokens])
     inputs = {"model": model_directory, "prompts": prompts}
     inputs |= {f"tokens/{name}/{i}": path for name, paths in tokens.items() for i, path in enumerate(paths)}
-    further = ("preferences", "genrm", "against")
+    further = ("preferences", "genrm", "sft")
     inputs |= {name: directory_of(path) for name in further if (path := getattr(options, name))}
+    config = evaluation_config(recipe, options.output.name)
+    lacking = {"preferences", "genrm", "sft"} - set(inputs) if config["judge"] else ()
+    if lacking:
+        raise UserError(f"{options.output} compares with the SFT model; also give --{' --'.join(sorted(lacking))}")
     for path in inputs.values():
         verify(path, hashes=not options.trust_inputs)
 
@@ -48,7 +49,6 @@ def main(argv: list[str] | None = None) -> None:
     arithmetic = hardware.arithmetic(device, "auto")
     chat = load_chat_tokenizer(model_directory)
     model = hf.load(model_directory, device=device).eval()
-    config = evaluation_config(recipe, options.output.name)
     rows, generations = read_prompts(prompts / "valid.jsonl"), settings.generations
     with building(options.output, kind="evaluation", config=config, inputs=inputs) as artifact:
         with arithmetic:
@@ -102,7 +102,7 @@ def _report(name: str, measured: dict) -> None:
     if "win_rate" in measured["conversations"]:
         won = measured["conversations"]["win_rate"]
         cli.say(
-            f"{name}: preferred to {won['against']} in {won['mean']:.1%} [{won['low']:.1%}, {won['high']:.1%}] of"
+            f"{name}: preferred to the SFT model in {won['mean']:.1%} [{won['low']:.1%}, {won['high']:.1%}] of"
             f" {won['n']} comparisons, {won['broken_share']:.1%} of the verdicts broken"
         )
     for dataset, entry in measured["bits_per_byte"].items():

@@ -153,26 +153,16 @@ def test_the_script_measures_probes_lengths_and_conversations_and_compares_with_
     assert before["conversations"]["prompts"] == 2 and "win_rate" not in before["conversations"]
     assert before["conversations"]["lengths"]["response"]["mean"] <= 6
     assert all("reward" not in sample for sample in before["conversations"]["samples"])
-    later, after = evaluate(world, "rlvr1", genrm=world["--model"], against=sft)
+    later, after = evaluate(world, "rlvr1", genrm=world["--model"], sft=world["--model"])
     won = after["conversations"]["win_rate"]
-    assert (won["n"], won["prompts"], won["against"], won["broken_share"]) == (4, 2, "sft", 1.0)
-    assert {"genrm", "against", "preferences"} <= set(verify(later).inputs)
+    assert (won["n"], won["prompts"], won["broken_share"]) == (4, 2, 1.0)
+    assert {"genrm", "sft", "preferences"} <= set(verify(later).inputs)
     assert verify(later).config["judge"]["max_new_tokens"] == 4 and verify(sft).config["judge"] is None
 
 
-def test_other_conversations_are_no_ground_for_a_comparison(world):
-    sft, _ = evaluate(world, "sft")
-    kept = sft / "conversations.jsonl"
-    rows = [json.loads(line) | {"prompt": "another"} for line in kept.read_text().splitlines()]
-    with building(sft.with_name("other"), kind="evaluation", config={}) as made:
-        (made.path / "conversations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match="answered other conversations"):
-        evaluate(world, "rlvr1", genrm=world["--model"], against=sft.with_name("other"))
-
-
-def test_a_reward_model_without_the_other_evaluation_is_an_error(world):
-    with pytest.raises(UserError, match="--genrm and --against go together"):
-        evaluate(world, "rlvr1", genrm=world["--model"])
+def test_a_model_that_is_compared_needs_the_reward_model_and_the_sft_model(world):
+    with pytest.raises(UserError, match="--genrm --sft"):
+        evaluate(world, "rlvr1")
 
 
 def test_a_change_of_the_judge_concerns_only_the_models_that_are_compared(world):

@@ -13,7 +13,6 @@ import numpy as np
 
 from nano3.data.jsonl import write_jsonl
 from nano3.environments.text import split_response
-from nano3.errors import UserError
 from nano3.evaluation import Z95, interval
 from nano3.model import hf
 from nano3.model.nemotron_h import NemotronH
@@ -124,6 +123,23 @@ def tools_not_offered(
 # conversations that no verifier can score
 
 
+def converse(
+    model: NemotronH, chat: ChatTokenizer, rows: Sequence[Row], settings: Evaluation, generations: int, *, seed: int
+) -> list[Rollout]:
+    """`generations` responses to every conversation, row by row, not scored."""
+    return rollouts(
+        model,
+        chat,
+        rows,
+        generations=generations,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=derived_seed(seed, "evaluation", "conversations"),
+        score=unscored,
+    )
+
+
 def conversations(
     output: Path,
     model: NemotronH,
@@ -135,45 +151,31 @@ def conversations(
     seed: int,
 ) -> dict[str, Any]:
     """Measures of responses to the first `settings.prompts` of RLHF's held-out conversations; the responses are kept in
-    `output`, for readers and for later models.
+    `output` for readers.
 
-    inputs: "preferences", the comparisons whose contexts they are; with "genrm", a reward model, and "against", another
-    model's evaluation, also the `win_rate` over that model. judge: max_new_tokens and temperature of the verdicts.
-    Raises UserError when the other model answered other conversations."""
+    inputs: "preferences", the comparisons whose contexts they are; with a `judge` (max_new_tokens and temperature of
+    its verdicts) also "genrm", a reward model, and "sft": the model over which the `win_rate` is measured."""
     rows = first_of_each(read_prompts(inputs["preferences"] / PROMPTS["valid"]), settings.prompts)
-    rolled = rollouts(
-        model,
-        chat,
-        rows,
-        generations=settings.generations,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        seed=derived_seed(seed, "evaluation", "conversations"),
-        score=unscored,
-    )
+    rolled = converse(model, chat, rows, settings, settings.generations, seed=seed)
     measured, kept = conversation_measures(rolled, settings, chat)
     write_jsonl(output / CONVERSATIONS, kept)
-    if judge is None or "genrm" not in inputs:
+    if judge is None:
         return measured
-    ours = kept[:: settings.generations][:JUDGED]
-    theirs = read_prompts(inputs["against"] / CONVERSATIONS)[:: settings.generations][:JUDGED]
-    if [row["prompt"] for row in ours] != [row["prompt"] for row in theirs]:
-        raise UserError(f"{inputs['against']} answered other conversations. Make it again with this recipe.")
     device = str(next(model.parameters()).device)
+    sft = hf.load(inputs["sft"], device=device).eval()
+    theirs = converse(sft, load_chat_tokenizer(inputs["sft"]), rows[:JUDGED], settings, 1, seed=seed)
     reward_model = RewardModel(
         hf.load(inputs["genrm"], device=device).eval(), load_chat_tokenizer(inputs["genrm"]), **judge
     )
-    texts = ([row["response"] for row in some] for some in (ours, theirs))
-    found = win_rate(reward_model, rows[:JUDGED], *texts, seed=seed)
-    return measured | {"win_rate": found | {"against": inputs["against"].name}}
+    texts = ([rollout.text for rollout in some] for some in (rolled[:: settings.generations][:JUDGED], theirs))
+    return measured | {"win_rate": win_rate(reward_model, rows[:JUDGED], *texts, seed=seed)}
 
 
 def conversation_measures(
     rolled: Sequence[Rollout], settings: Evaluation, chat: ChatTokenizer
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measures of responses to conversations: prompts, generations, finished and well_formed shares, lengths, samples;
-    and every response as a row for people and for `win_rate` of later models."""
+    and every response as a row for people."""
     formed = [not split_response(rollout.text).fault for rollout in rolled]
     rows = [
         {key: value for key, value in readable(rollout, chat).items() if key not in ("reward", "reason")}
