@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from data_jobs import script
-from fake_results import RECIPE, make_results
+from fake_results import make_results
 from nano3.errors import UserError
 from nano3.recipe import load_recipe
 from nano3.report import figures, read, results
@@ -22,8 +22,8 @@ def full(tmp_path_factory):
 
 
 def report(root, *more):
-    output = root / "report.html"
-    script("report").main(["--recipe", str(RECIPE), "--output", str(output), *map(str, more)])
+    output, recipe = root / "report.html", root.parent.parent / "tiny.yaml"
+    script("report").main(["--recipe", str(recipe), "--output", str(output), *map(str, more)])
     return output.read_text()
 
 
