@@ -117,7 +117,10 @@ def _measures(name: str, step: int, draw: random.Random, noise: float, *, held_o
     }
     if name == "genrm":
         reward = -6 + 4 * done + draw.gauss(0, 10 * noise)
-        more = {"ranking_accuracy": 0.5 + 0.35 * done + draw.gauss(0, noise), "broken_share": 0.3 * (1 - done)}
+        more = {
+            "ranking_accuracy": min(1.0, 0.5 + 0.35 * done + draw.gauss(0, noise)),
+            "broken_share": 0.3 * (1 - done),
+        }
         return {"reward": reward, "reward/genrm_compare": reward, **common, **more}
     if name == "rlhf":
         more = {"judge_score": 3 + 0.3 * done, "judge_broken_share": 0.05, "judge_calls": 128.0}

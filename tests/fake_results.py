@@ -195,7 +195,7 @@ def _sft(results, recipe, every: int) -> None:
                 "step": step,
                 "tokens": step * 4096,
                 "loss": loss + draw.gauss(0, 0.03),
-                "lr": 2e-3 * (1 - step / 250),
+                "lr": 2e-3 * (1 - step / 400),
                 "grad_norm": 1.0,
             }
             rows.append(row)

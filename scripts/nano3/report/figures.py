@@ -150,7 +150,7 @@ def chart(
     drawn = [line for line in series if line.points]
     if not drawn:
         return None
-    legend = tuple((line.name, line.colour, line.dashed) for line in drawn if not line.faint)
+    legend = tuple(dict.fromkeys((line.name, line.colour, line.dashed) for line in drawn if not line.faint))
     svg = line_chart(drawn, title=f"{stage}: {title}" if stage else title, x_label=x, y_label=y, **options)
     unit = f"{y[0].upper()}{y[1:]}." if y.lower() not in title.lower() else ""
     return Figure(title, svg, f"{unit} {note}".strip(), legend)

@@ -10,6 +10,7 @@ from nano3.report.read import Artifact, Stage, lines
 from nano3.report.svg import Series, histograms
 
 STEP = "step"
+SMALL = {"width": 250, "height": 150}
 TOGETHER = 4  # environments that one chart can hold; more get a small chart each
 HELD_OUT = "Thin: the step's own prompts. Strong, with dots: the same held-out prompts every time."
 PAIRS_SHOWN = 2  # of every group of preference pairs
@@ -31,8 +32,9 @@ def stage_content(stage: Stage, profile: Artifact | None, pairs: Artifact | None
     return {
         "title": stage.title,
         "lead": LEADS.get(stage.path, ""),
-        "environments": small_charts(stage),
-        "figures": [figure for figure in (*curves(stage), *common(stage)) if figure],
+        "environments": by_environment(stage),
+        "figures": [figure for figure in curves(stage) if figure],
+        "common": common(stage),
         "curriculum": curriculum(stage, profile) if profile else None,
         "groups": groups(stage),
         "pairs": pair_samples(pairs) if stage.path == "rl/dpo" and pairs else [],
@@ -47,9 +49,11 @@ def verified(stage: Stage) -> list[Figure | None]:
     rows = joined([stage], x=STEP)
     names = environments_of(stage)
     reward = pair(rows, "reward", 0)
+    if len(names) > TOGETHER:
+        return []  # each has its own chart, see `by_environment`
     note = "Over all environments."
     found = [chart("Mean reward", reward, STEP, "mean reward", note, stage=stage.title, from_zero=True, percent=True)]
-    if 0 < len(names) <= TOGETHER:
+    if names:
         series = [line for i, name in enumerate(names) for line in _thin_and_strong(rows, f"reward/{name}", name, i)]
         found.insert(
             0,
@@ -67,7 +71,7 @@ def verified(stage: Stage) -> list[Figure | None]:
     return found
 
 
-def small_charts(stage: Stage) -> list[Figure]:
+def by_environment(stage: Stage) -> list[Figure]:
     """A small chart of every environment's reward, where they are too many for one."""
     names = environments_of(stage)
     if len(names) <= TOGETHER or stage.path == "rl/genrm":
@@ -75,10 +79,10 @@ def small_charts(stage: Stage) -> list[Figure]:
     rows = joined([stage], x=STEP)
     percent = stage.path != "rl/rlhf"  # there a judge's score, which is no share
     found = []
-    for name in names:
-        series = _thin_and_strong(rows, f"reward/{name}", "reward", 0)
+    for name, key in (("all environments", "reward"), *((name, f"reward/{name}") for name in names)):
+        series = _thin_and_strong(rows, key, "reward", 0)
         title = name.replace("_", " ")
-        options = {"from_zero": percent, "percent": percent, "width": 300, "height": 165}
+        options = {"from_zero": percent, "percent": percent, **SMALL}
         found.append(chart(title, series, STEP, "reward", "", stage=f"{stage.title}, reward", **options))
     return [figure for figure in found if figure]
 
@@ -121,10 +125,10 @@ def preferences(stage: Stage) -> list[Figure | None]:
     called = [
         Series("held out", rows.valid_points(value_of(f"{key}/rate")), 1, dots=True),
         Series("95% interval", rows.valid_points(value_of(f"{key}/low")), 1, dashed=True),
-        Series("95% interval", rows.valid_points(value_of(f"{key}/high")), 1, dashed=True, faint=True),
+        Series("95% interval", rows.valid_points(value_of(f"{key}/high")), 1, dashed=True),
     ]
     loss = "Of preferred over rejected; ln 2 = 0.693 where the policy is still the one it began as."
-    note = "Share of responses to requests without tools that call one."
+    note = "To requests that offer no tools."
     margin = "beta times how much more the policy prefers the chosen side than the first policy did."
     accuracy = "Pairs with a margin above 0."
     return [
@@ -136,21 +140,31 @@ def preferences(stage: Stage) -> list[Figure | None]:
     ]
 
 
-def common(stage: Stage) -> list[Figure | None]:
-    """Lengths, form and entropy of the responses."""
+def common(stage: Stage) -> list[Figure]:
+    """Small charts of lengths, form and entropy of the responses."""
     rows = joined([stage], x=STEP)
-    share = {"from_zero": True, "percent": True, "stage": stage.title}
-    length, entropy = pair(rows, "response_tokens", 0), pair(rows, "entropy", 3)
-    finished, formed = pair(rows, "finished_share", 2), pair(rows, "well_formed_share", 4)
-    useless = [Series("training", rows.points("zero_variance_groups"), 6)]
-    undecided = "How undecided the policy is."
-    return [
-        chart("Response length", length, STEP, "mean tokens", "", from_zero=True, stage=stage.title),
-        chart("Finished responses", finished, STEP, "share of responses", "", **share),
-        chart("Well-formed responses", formed, STEP, "share of responses", "", **share),
-        chart("Groups without contrast", useless, STEP, "share of groups", "Equal rewards teach nothing.", **share),
-        chart("Entropy", entropy, STEP, "nats per token", undecided, from_zero=True, stage=stage.title),
+    shown = (
+        ("response_tokens", "Response length, tokens", False),
+        ("finished_share", "Finished responses", True),
+        ("well_formed_share", "Well-formed responses", True),
+        ("entropy", "Entropy, nats per token", False),
+        ("zero_variance_groups", "Groups of equal rewards", True),
+    )
+    found = [
+        chart(
+            title,
+            _thin_and_strong(rows, key, title.split(",")[0], 2),
+            STEP,
+            title,
+            "",
+            stage=stage.title,
+            from_zero=True,
+            percent=percent,
+            **SMALL,
+        )
+        for key, title, percent in shown
     ]
+    return [figure for figure in found if figure]
 
 
 def environments_of(stage: Stage) -> list[str]:
@@ -160,9 +174,10 @@ def environments_of(stage: Stage) -> list[str]:
 
 
 def _thin_and_strong(rows: Rows, key: str, name: str, colour: int) -> list[Series]:
+    held_out = rows.valid_points(value_of(key))
     return [
-        Series(name, rows.points(key), colour, faint=True),
-        Series(f"{name}, held out", rows.valid_points(value_of(key)), colour, dots=True),
+        Series(name, rows.points(key), colour, faint=bool(held_out)),
+        Series(f"{name}, held out", held_out, colour, dots=True),
     ]
 
 

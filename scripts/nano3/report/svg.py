@@ -176,7 +176,7 @@ def histograms(rows: Sequence[tuple[str, Sequence[float]]], *, title: str, x_lab
     """One small histogram a row over shares in [0, 1]; the last bar of each is of those that are 1.
 
     rows: (label, values). Bars are shares of the row's values, all rows on one scale."""
-    left, row_height, bins = 170, 38, 10
+    left, row_height, bins = 12, 54, 10
     height = TOP + row_height * len(rows) + BOTTOM
     cell = (WIDTH - left - RIGHT) / (bins + 1)
     shares = [(label, _shares(values, bins)) for label, values in rows]
@@ -184,10 +184,10 @@ def histograms(rows: Sequence[tuple[str, Sequence[float]]], *, title: str, x_lab
     parts, described = [], []
     for index, (label, found) in enumerate(shares):
         base = TOP + (index + 1) * row_height - 4
-        parts.append(f'<text class="row" text-anchor="end" x="{left - 10}" y="{base - 6}">{escape(label)}</text>')
+        parts.append(f'<text class="row" x="{left + 2}" y="{base - 35}">{escape(label)}</text>')
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
         for place, share in enumerate(found):
-            tall = (row_height - 8) * share / highest
+            tall = 30 * share / highest
             where = "1" if place == bins else f"{place / bins:.0%} to {(place + 1) / bins:.0%}"
             text = f"{label}, {x_label} {where}: {share:.1%} of the prompts"
             parts.append(
