@@ -81,8 +81,9 @@ def make_stages(results: Path, recipe: Any, write_stage: Any) -> None:
             _pairs(results, recipe, before)
             inputs["pairs"] = results / "rl/dpo_pairs"
         rows, timing = _rows(name, draw)
-        end = next(row for row in reversed(rows) if "split" in row)
-        statistics = {"steps": rows[-1]["step"], "tokens": 200_000, "validation": {"end": end}, "train_loss": 0.5}
+        valid = [row for row in rows if "split" in row]
+        ends = {"start": valid[0], "end": valid[-1]}
+        statistics = {"steps": rows[-1]["step"], "tokens": 200_000, "validation": ends, "train_loss": 0.5}
         samples = () if name == "dpo" else [row for step in (1, STEPS) for row in _group(name, step)]
         config = stages.rl_config(recipe, name)
         write_stage(results / "rl" / name, f"rl/{name}", config, inputs, rows, timing, statistics, samples)
