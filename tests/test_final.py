@@ -81,7 +81,8 @@ def test_the_card_holds_the_numbers_of_the_manifests(results, final):
     recipe = load_recipe(results.parent.parent / "tiny.yaml")
     parameters = f"{size.parameters(recipe.model).total:,}"
     for text in (parameters, "| RLVR 1 |", "| 500 |", "65.0% (60.5 to 69.5) ▲", "1.520 ± 0.040", "50.0%",
-                 "time_step_min", "scripts/chat.py results/tiny/rl/final", "Python Software Foundation", "demonstration"):  # fmt: skip
+                 "time_step_min", "scripts/chat.py results/tiny/rl/final", "Python Software Foundation",
+                 "demonstration"):  # fmt: skip
         assert text in card, text
     tables = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)

@@ -237,8 +237,8 @@ def _limitations(card: Card) -> str:
         )
     if card.recipe.rl.dpo is not None:
         lines.append(
-            "- DPO works against calls of tools that were not offered and does not exclude them; the evaluation says how"
-            " often they remain. Check every call against the tools that you offer."
+            "- DPO works against calls of tools that were not offered and does not exclude them; the evaluation says"
+            " how often they remain. Check every call against the tools that you offer."
         )
     if total < SMALL:
         lines.insert(
