@@ -30,7 +30,7 @@ def compared_with_sft(path):
     """Manifest of what the comparison with the SFT model needs, where there is one."""
     return lambda wildcards: (
         [f"results/{wildcards.recipe}/{path}/manifest.json"]
-        if evaluation_setting(wildcards)["judge"]
+        if evaluation_setting(wildcards)["comparison"]
         else []
     )
 

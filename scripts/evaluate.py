@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     further = ("preferences", "genrm", "sft")
     inputs |= {name: directory_of(path) for name in further if (path := getattr(options, name))}
     config = evaluation_config(recipe, options.output.name)
-    lacking = {"preferences", "genrm", "sft"} - set(inputs) if config["judge"] else ()
+    lacking = {"preferences", "genrm", "sft"} - set(inputs) if config["comparison"] else ()
     if lacking:
         raise UserError(f"{options.output} compares with the SFT model; also give --{' --'.join(sorted(lacking))}")
     for path in inputs.values():
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             talked = {}
             if options.preferences:
                 talked = alignment.conversations(
-                    artifact.path, model, chat, settings, inputs, config["judge"], seed=recipe.seed
+                    artifact.path, model, chat, settings, inputs, config["comparison"], seed=recipe.seed
                 )
         token_bytes = bytes_of_tokens(chat.tokenizer, model.config.vocab_size) if tokens else None
         text = {

@@ -157,7 +157,7 @@ def test_the_script_measures_probes_lengths_and_conversations_and_compares_with_
     won = after["conversations"]["win_rate"]
     assert (won["n"], won["prompts"], won["broken_share"]) == (4, 2, 1.0)
     assert {"genrm", "sft", "preferences"} <= set(verify(later).inputs)
-    assert verify(later).config["judge"]["max_new_tokens"] == 4 and verify(sft).config["judge"] is None
+    assert verify(later).config["comparison"]["max_new_tokens"] == 4 and verify(sft).config["comparison"] is None
 
 
 def test_a_model_that_is_compared_needs_the_reward_model_and_the_sft_model(world):

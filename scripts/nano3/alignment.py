@@ -146,26 +146,26 @@ def conversations(
     chat: ChatTokenizer,
     settings: Evaluation,
     inputs: dict[str, Path],
-    judge: dict[str, Any] | None,
+    comparison: dict[str, Any] | None,
     *,
     seed: int,
 ) -> dict[str, Any]:
     """Measures of responses to the first `settings.prompts` of RLHF's held-out conversations; the responses are kept in
     `output` for readers.
 
-    inputs: "preferences", the comparisons whose contexts they are; with a `judge` (max_new_tokens and temperature of
-    its verdicts) also "genrm", a reward model, and "sft": the model over which the `win_rate` is measured."""
+    inputs: "preferences", the comparisons whose contexts they are; with a `comparison` (max_new_tokens and
+    temperature of the verdicts) also "genrm", a reward model, and "sft", the model over which the `win_rate` is."""
     rows = first_of_each(read_prompts(inputs["preferences"] / PROMPTS["valid"]), settings.prompts)
     rolled = converse(model, chat, rows, settings, settings.generations, seed=seed)
     measured, kept = conversation_measures(rolled, settings, chat)
     write_jsonl(output / CONVERSATIONS, kept)
-    if judge is None:
+    if comparison is None:
         return measured
     device = str(next(model.parameters()).device)
     sft = hf.load(inputs["sft"], device=device).eval()
     theirs = converse(sft, load_chat_tokenizer(inputs["sft"]), rows[:JUDGED], settings, 1, seed=seed)
     reward_model = RewardModel(
-        hf.load(inputs["genrm"], device=device).eval(), load_chat_tokenizer(inputs["genrm"]), **judge
+        hf.load(inputs["genrm"], device=device).eval(), load_chat_tokenizer(inputs["genrm"]), **comparison
     )
     texts = ([rollout.text for rollout in some] for some in (rolled[:: settings.generations][:JUDGED], theirs))
     return measured | {"win_rate": win_rate(reward_model, rows[:JUDGED], *texts, seed=seed)}

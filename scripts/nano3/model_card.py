@@ -166,11 +166,9 @@ def _training(card: Card) -> str:
             )
         )
     head = ("Stage", "Steps", "Tokens", "Last training loss", "Held out, at the end", "Identity")
-    return (
-        "## Training\n\n"
-        + table(head, rows)
-        + "\n\nTokens of RL stages are those of the sampled responses, of DPO those of its pairs."
-    )
+    tokens = "Tokens of RL stages are those of the sampled responses"
+    tokens += ", of DPO those of its pairs" * (card.recipe.rl.dpo is not None)
+    return f"## Training\n\n{table(head, rows)}\n\n{tokens}."
 
 
 def _validation(end: dict[str, Any]) -> str:

@@ -147,17 +147,17 @@ def profile_config(recipe: Recipe, stage: str) -> dict[str, Any]:
 def evaluation_config(recipe: Recipe, model: str) -> dict[str, Any]:
     """What the evaluation of a model ("base", "sft", "rlvr1", ...) depends on.
 
-    probe_tools: calls of tools that were not offered are counted also if no held-out prompt offers any; judge: how the
-    reward model compares the model with the SFT model, None where there is no comparison."""
+    probe_tools: calls of tools that were not offered are counted also if no held-out prompt offers any; comparison: how
+    the reward model compares the model with the SFT model, None where it does not."""
     rlhf = recipe.rl.rlhf
-    judge = None
+    comparison = None
     if rlhf is not None and model in rl_chain(recipe):
-        judge = {"max_new_tokens": rlhf.judge_max_new_tokens, "temperature": rlhf.judge_temperature}
+        comparison = {"max_new_tokens": rlhf.judge_max_new_tokens, "temperature": rlhf.judge_temperature}
     return {
         "seed": recipe.seed,
         **_plain(recipe.evaluation),
         "probe_tools": recipe.rl.dpo is not None,
-        "judge": judge,
+        "comparison": comparison,
     }
 
 
