@@ -15,7 +15,7 @@ from nano3.recipe import load_recipe, stages
 from nano3.report import figures, read, results, tables
 from nano3.report.conversations import split_answer, turns_of
 from nano3.report.page import busy_seconds, clock
-from nano3.report.svg import Series, line_chart, number, thinned, ticks
+from nano3.report.svg import Series, histograms, line_chart, number, thinned, ticks
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +331,14 @@ def test_charts_stay_in_their_frame_and_skip_what_is_empty():
     assert line_chart([Series("a", [])], title="A", x_label="x", y_label="y") == ""
     single = line_chart([Series("a", [(5, 2.0)])], title="A", x_label="x", y_label="y")
     assert "<circle" in single and "nan" not in single
+
+
+def test_a_histogram_keeps_solved_prompts_apart_and_has_one_scale_for_all_rows():
+    svg = histograms([("a", [0.0, 0.05, 0.3, 1.0]), ("b", [0.95, 1.0])], title="H", x_label="pass rate")
+    assert "a, pass rate 0% to 10%: 50.0% of the prompts" in svg and "a, pass rate 30% to 40%: 25.0%" in svg
+    assert "b, pass rate 90% to 100%: 50.0%" in svg and "b, pass rate 1: 50.0%" in svg
+    heights = [float(h) for h in re.findall(r'<rect class="c[18]"[^>]* height="([\d.]+)"', svg)]
+    assert len(heights) == 22 and max(heights) == 30 and heights[3] == 15
 
 
 def test_ticks_are_round_and_cover_the_range():
