@@ -331,6 +331,9 @@ def test_charts_stay_in_their_frame_and_skip_what_is_empty():
     assert line_chart([Series("a", [])], title="A", x_label="x", y_label="y") == ""
     single = line_chart([Series("a", [(5, 2.0)])], title="A", x_label="x", y_label="y")
     assert "<circle" in single and "nan" not in single
+    flat, labels = [Series("a", [(0, 0.0), (5, 0.0)])], {"title": "A", "x_label": "x", "y_label": "y"}
+    zero = line_chart(flat, **labels, from_zero=True, percent=True)
+    assert ">100%<" in zero and "-" not in "".join(re.findall(r'class="tick"[^>]*>([^<]*)<', zero))
 
 
 def test_a_histogram_keeps_solved_prompts_apart_and_has_one_scale_for_all_rows():

@@ -46,7 +46,8 @@ def line_chart(
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points]
     x_low, x_high = min(xs), max(xs)
-    y_ticks = ticks(0 if from_zero else min(ys), max(ys), 5)
+    nothing = from_zero and max(ys) == 0  # an axis of its own, not one around 0
+    y_ticks = ticks(0 if from_zero else min(ys), 1 if nothing else max(ys), 5)
     y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
     top = TOP + (18 if boundaries else 0)  # room for the names of the phases
     to_x = _scale(x_low, x_high, LEFT, width - RIGHT)
