@@ -1,40 +1,21 @@
 # What a person reads: the report, the lineage graph and the drift list.
 
 
+def manifests_of(wildcards, paths):
+    return [f"results/{wildcards.recipe}/{path}/manifest.json" for path in paths]
+
+
 def stage_manifests(wildcards):
-    stages_in_order = (
-        "pretrain/phase1",
-        "pretrain/phase2",
-        "pretrain/long_context",
-        "sft/model",
-    )
-    recipe = recipe_of(wildcards)
-    stages_in_order += ("rl/genrm",) * (recipe.rl.genrm is not None)
-    stages_in_order += tuple(f"rl/{stage}" for stage in stages.rl_chain(recipe))
-    return [
-        f"results/{wildcards.recipe}/{stage}/manifest.json" for stage in stages_in_order
-    ]
+    return manifests_of(wildcards, stages.stage_paths(recipe_of(wildcards)))
 
 
 def evaluation_manifests(wildcards):
-    return [
-        f"results/{wildcards.recipe}/evaluation/{model}/manifest.json"
-        for model in evaluated_models(wildcards)
-    ]
+    names = stages.evaluated(recipe_of(wildcards))
+    return manifests_of(wildcards, [f"evaluation/{name}" for name in names])
 
 
 def data_manifests(wildcards):
-    parts = (
-        "tokenizer",
-        "data/blend/phase1",
-        "data/blend/phase2",
-        "data/blend/long_context",
-    )
-    rl = recipe_of(wildcards).rl
-    parts += ("sft/data", "rl/prompts")
-    parts += ("rl/preferences",) * (rl.preferences is not None)
-    parts += ("rl/dpo_pairs",) * (rl.dpo is not None)
-    return [f"results/{wildcards.recipe}/{part}/manifest.json" for part in parts]
+    return manifests_of(wildcards, stages.data_paths(recipe_of(wildcards)))
 
 
 rule report:

@@ -6,6 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+import fake_alignment
 from nano3.artifacts import building
 from nano3.recipe import load_recipe, stages
 
@@ -13,11 +16,33 @@ RECIPE = Path("config/recipes/tiny.yaml")
 ENVIRONMENTS = ("instruction_following", "math", "mcqa", "structured_outputs")
 
 
-def make_results(root: Path, *, until: str = "evaluation", every: int = 8) -> Path:
-    """Write results/tiny below `root` and return it. until: "pretrain", "sft", "rl" or "evaluation";
-    every: thins the training steps, so that tests stay small."""
+def write_recipe(root: Path, whole: bool) -> Path:
+    """A recipe like tiny with RLVR alone, or with the whole of post-training."""
+    recipe = yaml.safe_load(RECIPE.read_text())
+    rlvr = {
+        "steps": 40,
+        "prompts_per_step": 16,
+        "generations_per_prompt": 8,
+        "max_new_tokens": 96,
+        "learning_rate": 2e-4,
+        "validation": {"interval": 20, "prompts": 32, "generations": 2},
+    }
+    recipe["rl"] = {"prompts": recipe["rl"]["prompts"], "rlvr1": rlvr}
+    recipe["rl"]["prompts"] |= {"train": ["rl_train"], "valid": ["rl_valid"]}
+    if whole:
+        fake_alignment.add_to_recipe(recipe, rlvr)
+    file = root / "tiny.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return file
+
+
+def make_results(root: Path, *, until: str = "evaluation", every: int = 8, whole: bool = False) -> Path:
+    """Write results/tiny below `root`, its recipe to `root`/tiny.yaml, and return the former. until: "pretrain", "sft",
+    "rl" or "evaluation"; every: thins the training steps, so that tests stay small; whole: all of post-training rather
+    than RLVR alone."""
     results = root / "results" / "tiny"
-    recipe = load_recipe(RECIPE)
+    recipe = load_recipe(write_recipe(root, whole))
     _data(results, recipe)
     before, previous = 0, None
     for phase in stages.PRETRAIN_PHASES:
@@ -29,7 +54,11 @@ def make_results(root: Path, *, until: str = "evaluation", every: int = 8) -> Pa
     if until == "sft":
         return results
     _rl(results, recipe)
-    if until == "evaluation":
+    if whole:
+        fake_alignment.make_stages(results, recipe, write_stage)
+    if until == "evaluation" and whole:
+        fake_alignment.make_evaluations(results, recipe, evaluation(1))
+    elif until == "evaluation":
         for index, (name, stage) in enumerate(
             (("base", "pretrain/long_context"), ("sft", "sft/model"), ("rlvr1", "rl/rlvr1"))
         ):
@@ -153,7 +182,7 @@ def _pretrain(results, recipe, phase: str, before: int, previous: Path | None, e
         "train_loss": rows[-2]["loss"],
         "parameters": {"total": 1, "active": 1},
     }
-    return _stage(results / "pretrain" / phase, f"pretrain/{phase}", config, inputs, rows, timing, statistics)
+    return write_stage(results / "pretrain" / phase, f"pretrain/{phase}", config, inputs, rows, timing, statistics)
 
 
 def _sft(results, recipe, every: int) -> None:
@@ -166,7 +195,7 @@ def _sft(results, recipe, every: int) -> None:
                 "step": step,
                 "tokens": step * 4096,
                 "loss": loss + draw.gauss(0, 0.03),
-                "lr": 2e-3 * (1 - step / 250),
+                "lr": 2e-3 * (1 - step / 400),
                 "grad_norm": 1.0,
             }
             rows.append(row)
@@ -175,7 +204,7 @@ def _sft(results, recipe, every: int) -> None:
             rows.append({"split": "valid", "step": step, "tokens": step * 4096, "loss": {"valid": loss + 0.02}})
     inputs = {"model": results / "pretrain/long_context", "data": results / "sft/data"}
     statistics = {"steps": recipe.sft.steps, "tokens": 983_040, "train_loss": 0.36, "supervised_tokens": 500_000}
-    _stage(results / "sft/model", "sft", stages.sft_config(recipe), inputs, rows, timing, statistics)
+    write_stage(results / "sft/model", "sft", stages.sft_config(recipe), inputs, rows, timing, statistics)
 
 
 def _rl(results, recipe) -> None:
@@ -207,14 +236,14 @@ def _rl(results, recipe) -> None:
             rows.append({"split": "valid", "step": step, "tokens": step * 5000, **measures(step, 0.01), "n": 256})
     inputs = {"model": results / "sft/model", "prompts": results / "rl/prompts"}
     statistics = {"steps": recipe.rl.rlvr1.steps, "tokens": 200_000, "validation": {"end": {"reward": 0.7}}}
-    _stage(results / "rl/rlvr1", "rl/rlvr1", stages.rl_config(recipe, "rlvr1"), inputs, rows, timing, statistics)
+    write_stage(results / "rl/rlvr1", "rl/rlvr1", stages.rl_config(recipe, "rlvr1"), inputs, rows, timing, statistics)
 
 
-def _stage(output: Path, kind: str, config, inputs, rows, timing, statistics) -> Path:
+def write_stage(output: Path, kind: str, config, inputs, rows, timing, statistics, samples=()) -> Path:
     with building(output, kind=kind, config=config, inputs=inputs) as made:
-        if kind == "rl/rlvr1":
+        if kind in ("rl/rlvr1", "rl/dpo"):
             save_toy_model(made.path)
-        for name, lines in (("metrics.jsonl", rows), ("timing.jsonl", timing)):
+        for name, lines in (("metrics.jsonl", rows), ("timing.jsonl", timing), ("samples.jsonl", samples)):
             (made.path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         made.statistics |= statistics
     return output

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from data_jobs import script
-from fake_results import RECIPE, make_results
+from fake_results import make_results
 from nano3.artifacts import building, verify
 from nano3.errors import UserError
 from nano3.model import size
-from nano3.recipe import load_recipe
-from nano3.report import read
+from nano3.recipe import load_recipe, stages
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +18,21 @@ def results(tmp_path_factory):
     return make_results(tmp_path_factory.mktemp("final"), every=20)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Results of the whole of post-training."""
+    return make_results(tmp_path_factory.mktemp("whole"), every=20, whole=True)
+
+
 def arguments(results, **changes):
+    recipe = results.parent.parent / "tiny.yaml"
+    loaded = load_recipe(recipe)
+    names = [f"evaluation/{name}" for name in stages.evaluated(loaded)]
     parts = {
-        "--recipe": [RECIPE],
-        "--model": [results / "rl/rlvr1/manifest.json"],
-        "--stages": [results / name / "manifest.json" for name in read.STAGES],
-        "--evaluations": [results / name / "manifest.json" for name in read.EVALUATIONS],
+        "--recipe": [recipe],
+        "--model": [results / f"rl/{stages.rl_chain(loaded)[-1]}/manifest.json"],
+        "--stages": [results / name / "manifest.json" for name in stages.stage_paths(loaded)],
+        "--evaluations": [results / name / "manifest.json" for name in names],
         "--output": [results / "rl/final"],
     } | changes
     return [str(word) for flag, values in parts.items() for word in (flag, *values)]
@@ -67,15 +75,39 @@ def test_the_same_inputs_give_the_same_manifest(results, final):
     assert (final / "manifest.json").read_bytes() == before
 
 
-def test_the_card_holds_the_numbers_of_the_manifests(final):
+def test_the_card_holds_the_numbers_of_the_manifests(results, final):
     card = (final / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    parameters = f"{size.parameters(load_recipe(RECIPE).model).total:,}"
-    for text in (parameters, "| RLVR |", "65.0% (60.5% to 69.5%), n = 500", "1.520 ± 0.040", "50.0%", "time_step_min",
-                 "scripts/chat.py results/tiny/rl/final", "Python Software Foundation", "demonstration"):  # fmt: skip
+    recipe = load_recipe(results.parent.parent / "tiny.yaml")
+    parameters = f"{size.parameters(recipe.model).total:,}"
+    for text in (parameters, "| RLVR 1 |", "| 500 |", "65.0% (60.5 to 69.5) ▲", "1.520 ± 0.040", "50.0%",
+                 "time_step_min", "scripts/chat.py results/tiny/rl/final", "Python Software Foundation",
+                 "demonstration"):  # fmt: skip
         assert text in card, text
     tables = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
+
+
+def test_with_rlvr_alone_the_card_is_silent_about_later_stages(final):
+    card = (final / "README.md").read_text()
+    assert not any(word in card for word in ("RLHF", "DPO", "reward model", "not offered"))
+    assert "Mean held-out reward 53.0% → 66.8%." in card  # 0.65, 0.55, 0.75 and 0.72 after it
+
+
+def test_the_card_says_what_each_stage_did(whole):
+    script("final").main(arguments(whole))
+    card = (whole / "rl/final/README.md").read_text()
+    for text in (
+        "- **Reward model**: GRPO on comparisons", "Held-out ranking accuracy",
+        "length over open conversations 86.0 → 64.0 tokens, -25.6% (-27.0% to -24.1%)",
+        "absent tools called in 57.0% (52.0 to 62.0) → 4.0% (0.0 to 9.0) of the responses",
+        "| Environment | n | Base | SFT | RLVR 1 | RLHF | RLVR 2 | DPO |",
+        "| open conversations | thinking | 120.0 ± 0.9 | 62.0 ± 0.9, -48.3% |",
+        "4.0% (0.0 to 9.0) ▼ |", "RLHF 71.0% (61.0 to 80.0), n = 100", "Check every call against the tools",
+        "judge's score 3.28", "absent tools called 8.8%",
+    ):  # fmt: skip
+        assert text in card, text
+    assert all(line.endswith("|") for line in card.splitlines() if line.startswith("|"))
 
 
 def test_a_blend_that_was_made_again_since_does_not_get_into_the_card(results, final):
@@ -93,7 +125,7 @@ def test_a_blend_that_was_made_again_since_does_not_get_into_the_card(results, f
 
 
 def test_an_evaluation_of_another_model_is_refused(results):
-    evaluations = [results / name for name in read.EVALUATIONS[:2]]
+    evaluations = [results / "evaluation" / name for name in ("base", "sft")]
     with pytest.raises(UserError, match="measured another model"):
         script("final").main(arguments(results, **{"--evaluations": evaluations}))
 

@@ -102,6 +102,21 @@ def test_the_artifact_is_logged_by_reference_with_our_digests(wandb, tmp_path):
     assert ((tmp_path / "model/model.safetensors").as_uri(), "model.safetensors", False) in values[0].references
 
 
+def test_samples_of_an_rl_stage_become_a_table(wandb, tmp_path, monkeypatch):
+    wandb.Table = lambda columns, data: [dict(zip(columns, row, strict=True)) for row in data]
+    monkeypatch.setattr(weights_and_biases, "MAX_SAMPLES", 2)
+    rows = [{"step": step, "environment": "mcqa", "response": "ü", "reward": 0.5, "group": 1} for step in (1, 2, 3)]
+    with building(tmp_path / "model", kind="rl/rlvr1", config={}) as made:
+        (made.path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = begin(tmp_path / "work")
+    run.log({"reward/mcqa": 0.25, "split": "valid", "step": 3}, 3)
+    run.finish(tmp_path / "model" / "manifest.json")
+    logged = [values[0] for name, values, _ in wandb.calls if name == "log"]
+    assert logged[0] == {"valid/reward/mcqa": 0.25}
+    assert [(row["step"], row["response"]) for row in logged[1]["samples"]] == [(2, "ü"), (3, "ü")]
+    assert "log_artifact" in [name for name, _, _ in wandb.calls]
+
+
 @pytest.mark.parametrize("broken", ["init", "log", "finish", "log_artifact"])
 def test_whatever_fails_costs_one_line_and_not_the_job(wandb, tmp_path, monkeypatch, capsys, broken):
     def fail(*values, **options):

@@ -1,16 +1,18 @@
 """The model card of the final model: README.md, written from the recipe and the manifests alone."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nano3 import model_card_results as measured
 from nano3.artifacts import digest_of
 from nano3.model import size
 from nano3.model.config import ATTENTION, MAMBA, MOE
+from nano3.model_card_results import table
 from nano3.recipe import Recipe
 from nano3.recipe.data import Hub
-from nano3.report import results
 from nano3.report.read import BLENDS, Artifact, Evaluated, Stage, read_artifact
 from nano3.report.svg import number
 
@@ -44,7 +46,8 @@ def model_card(card: Card) -> str:
         _architecture(card),
         _training(card),
         _data(card),
-        _evaluation(card),
+        measured.post_training(card.recipe, card.stages, card.evaluations),
+        measured.evaluation(card.evaluations),
         _limitations(card),
         _licence(card),
         _reproduction(card),
@@ -64,12 +67,21 @@ tags: [nemotron_h, mamba2, mixture-of-experts, {card.name}]
 
 def _introduction(card: Card) -> str:
     parameters = size.parameters(card.recipe.model)
-    return f"""# {card.recipe.title}
+    text = (
+        f"A hybrid Mamba-2, mixture-of-experts and attention language model with {number(parameters.total)} parameters,"
+        f" of which {number(parameters.active)} are active for a token. It was pretrained, fine-tuned on chats with and"
+        f" without reasoning, and trained with {_alignment(card.recipe)}, by an open recipe for Nemotron 3 Nano. It is"
+        " not NVIDIA's released model."
+    )
+    return f"# {card.recipe.title}\n\n{textwrap.fill(text, 120)}"
 
-A hybrid Mamba-2, mixture-of-experts and attention language model with {number(parameters.total)} parameters, of
-which {number(parameters.active)} are active for a token. It was pretrained, fine-tuned on chats with and without
-reasoning, and trained with reinforcement learning from verifiable rewards, by an open recipe for Nemotron 3 Nano. It is
-not NVIDIA's released model."""
+
+def _alignment(recipe: Recipe) -> str:
+    """What came after fine-tuning, in words."""
+    rl = recipe.rl
+    rewards = "verifiable rewards" + " and from a generative reward model" * (rl.rlhf is not None)
+    pairs = ", then on preference pairs against calls of tools that were not offered (DPO)" * (rl.dpo is not None)
+    return f"reinforcement learning from {rewards}{pairs}"
 
 
 def _usage(card: Card) -> str:
@@ -135,7 +147,7 @@ def _architecture(card: Card) -> str:
         ),
         ("Longest context", f"{model.max_position_embeddings:,} tokens"),
     ]
-    return "## Architecture\n\n" + _table(("", ""), rows)
+    return "## Architecture\n\n" + table(("", ""), rows)
 
 
 def _training(card: Card) -> str:
@@ -154,10 +166,18 @@ def _training(card: Card) -> str:
             )
         )
     head = ("Stage", "Steps", "Tokens", "Last training loss", "Held out, at the end", "Identity")
-    return "## Training\n\n" + _table(head, rows) + "\n\nTokens of RL stages are those of the sampled responses."
+    tokens = "Tokens of RL stages are those of the sampled responses"
+    tokens += ", of DPO those of its pairs" * (card.recipe.rl.dpo is not None)
+    return f"## Training\n\n{table(head, rows)}\n\n{tokens}."
 
 
 def _validation(end: dict[str, Any]) -> str:
+    if "ranking_accuracy" in end:
+        return f"ranking accuracy {end['ranking_accuracy']:.1%}, broken {end['broken_share']:.1%}"
+    if "judge_score" in end:
+        return f"judge's score {end['judge_score']:.2f}"
+    if "hallucinated_tools/rate" in end:
+        return f"absent tools called {end['hallucinated_tools/rate']:.1%}"
     if "reward" in end:
         return f"mean reward {end['reward']:.3f}"
     loss = end.get("loss", {})
@@ -173,7 +193,7 @@ def _data(card: Card) -> str:
         if artifact is None or digest_of(artifact.directory) != used.get(path.split("/")[-1]):
             continue
         rows = [_category(name, entry) for name, entry in artifact.statistics.get("categories", {}).items()]
-        parts.append(f"**{artifact.title}**\n\n" + _table(("Category", "Asked", "Sampled", "Epochs"), rows))
+        parts.append(f"**{artifact.title}**\n\n" + table(("Category", "Asked", "Sampled", "Epochs"), rows))
     chats = _chat_data(card)
     return "## Data\n\n" + "\n\n".join([*parts, chats]) if parts or chats else ""
 
@@ -198,45 +218,7 @@ def _chat_data(card: Card) -> str:
         )
         for name, entry in artifact.statistics.get("datasets", {}).items()
     ]
-    return "**Fine-tuning chats**\n\n" + _table(("Data set", "Rows asked", "Tokens sampled", "Epochs"), rows)
-
-
-def _evaluation(card: Card) -> str:
-    scored = [(evaluated.title, results.scores(evaluated)) for evaluated in card.evaluations]
-    environments = sorted({name for _, found in scored for name in found})
-    if not environments:
-        return ""
-    rows = []
-    for environment in environments:
-        cells = []
-        for _, found in scored:
-            score = found.get(environment)
-            cells.append(f"{score.mean:.1%} ({score.low:.1%} to {score.high:.1%}), n = {score.n:,}" if score else "")
-        rows.append((environment, *cells))
-    text = (
-        "## Evaluation\n\n"
-        "Mean reward on held-out problems, with 95% intervals over prompts; n counts sampled answers.\n\n"
-        + _table(("Environment", *(name for name, _ in scored)), rows)
-    )
-    bits = [(evaluated.title, results.bits_per_byte(evaluated)) for evaluated in card.evaluations]
-    datasets = sorted({name for _, found in bits for name in found})
-    if not datasets:
-        return text
-    rows = []
-    for name in datasets:
-        unigram = next(
-            (found[name]["unigram"] for _, found in bits if name in found and "unigram" in found[name]), None
-        )
-        cells = [_bits(found.get(name)) for _, found in bits]
-        rows.append((name, "" if unigram is None else f"{unigram:.3f}", *cells))
-    head = ("Data set", "Unigram", *(name for name, _ in bits))
-    return text + "\n\nBits per byte of held-out text, lower is better.\n\n" + _table(head, rows)
-
-
-def _bits(entry: dict[str, float] | None) -> str:
-    if entry is None:
-        return ""
-    return f"{entry['model']:.3f}" + (f" ± {entry['margin']:.3f}" if entry.get("margin") else "")
+    return "**Fine-tuning chats**\n\n" + table(("Data set", "Rows asked", "Tokens sampled", "Epochs"), rows)
 
 
 def _limitations(card: Card) -> str:
@@ -246,6 +228,16 @@ def _limitations(card: Card) -> str:
         "- It may state false things with confidence, also in its reasoning, which need not be why it answers so.",
         "- It repeats the errors and biases of its training data.",
     ]
+    if card.recipe.rl.rlhf is not None:
+        lines.append(
+            "- RLHF followed a reward model that was trained from this model's own fine-tuned version; where that judge"
+            " errs, so may the policy. How often it prefers a response says nothing about people."
+        )
+    if card.recipe.rl.dpo is not None:
+        lines.append(
+            "- DPO works against calls of tools that were not offered and does not exclude them; the evaluation says"
+            " how often they remain. Check every call against the tools that you offer."
+        )
     if total < SMALL:
         lines.insert(
             0,
@@ -283,8 +275,3 @@ snakemake {card.directory}
 
 `manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` is the whole
 graph."""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -98,6 +98,31 @@ def stage_before(recipe: Recipe, stage: str) -> str:
     return f"rl/{chain[chain.index(stage) - 1]}"
 
 
+def stage_paths(recipe: Recipe) -> list[str]:
+    """Paths below results/{recipe} of the trained stages, in the order in which they run."""
+    trained = [stage for stage in ("rlvr1", "genrm", "rlhf", "rlvr2", "dpo") if getattr(recipe.rl, stage) is not None]
+    return [*(f"pretrain/{phase}" for phase in PRETRAIN_PHASES), "sft/model", *(f"rl/{stage}" for stage in trained)]
+
+
+def evaluated(recipe: Recipe) -> list[str]:
+    """Names of the models that are evaluated, in the order of the recipe."""
+    return ["base", "sft", *rl_chain(recipe)]
+
+
+def data_paths(recipe: Recipe) -> list[str]:
+    """Paths below results/{recipe} of the data that stages read, in the order of the recipe."""
+    rl = recipe.rl
+    paths = ["tokenizer", *(f"data/blend/{phase}" for phase in PRETRAIN_PHASES), "sft/data", "rl/prompts"]
+    paths += [f"rl/profile/{stage}" for stage in ("rlvr1", "rlvr2") if has_curriculum(recipe, stage)]
+    paths += ["rl/preferences"] * (rl.preferences is not None)
+    return paths + ["rl/dpo_pairs"] * (rl.dpo is not None)
+
+
+def has_curriculum(recipe: Recipe, stage: str) -> bool:
+    """Whether an RL stage chooses its prompts by pass rates."""
+    return getattr(getattr(recipe.rl, stage), "curriculum", None) is not None
+
+
 def rl_config(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What an RL stage depends on. DPO does not see how its pairs were mined: the pairs are its input."""
     section = getattr(recipe.rl, stage)
@@ -128,9 +153,22 @@ def profile_config(recipe: Recipe, stage: str) -> dict[str, Any]:
     }
 
 
-def evaluation_config(recipe: Recipe) -> dict[str, Any]:
-    """What the evaluations depend on."""
-    return {"seed": recipe.seed, **_plain(recipe.evaluation), **_judge(recipe)}
+def evaluation_config(recipe: Recipe, model: str) -> dict[str, Any]:
+    """What the evaluation of a model ("base", "sft", "rlvr1", ...) depends on.
+
+    probe_tools: calls of tools that were not offered are counted also if no held-out prompt offers any; comparison: how
+    the reward model compares the model with the SFT model, None where it does not."""
+    rlhf = recipe.rl.rlhf
+    comparison = None
+    if rlhf is not None and model in rl_chain(recipe):
+        comparison = {"max_new_tokens": rlhf.judge_max_new_tokens, "temperature": rlhf.judge_temperature}
+    return {
+        "seed": recipe.seed,
+        **_plain(recipe.evaluation),
+        "probe_tools": recipe.rl.dpo is not None,
+        "comparison": comparison,
+        **_judge(recipe),
+    }
 
 
 def final_config(recipe: Recipe) -> dict[str, Any]:

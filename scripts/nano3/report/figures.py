@@ -1,4 +1,4 @@
-"""The report's curves, from metrics rows alone."""
+"""The report's curves, from metrics rows alone. Those of reinforcement learning are in `reinforcement`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Figure:
 
 def pretraining(stages: Sequence[Stage]) -> list[Figure]:
     """Loss, bits per byte, learning rate, gradient norm and expert load over all pretraining stages."""
-    rows = _joined(stages)
+    rows = joined(stages)
     if not rows.train:
         return []
     loss = [Series("training", rows.points("loss"), 0)]
@@ -53,13 +53,13 @@ def pretraining(stages: Sequence[Stage]) -> list[Figure]:
         ),
     ]
     figures = [
-        _figure(title, series, "tokens", y_label, note, from_zero=zero, boundaries=rows.boundaries)
+        chart(title, series, "tokens", y_label, note, from_zero=zero, boundaries=rows.boundaries)
         for title, series, y_label, zero, note in named
     ]
     return [figure for figure in (*figures, expert_load(stages)) if figure]
 
 
-def _bits_by_dataset(rows: "_Rows") -> list[Series]:
+def _bits_by_dataset(rows: "Rows") -> list[Series]:
     """One line a data set. Where a set is measured at several lengths ("name@1024"), the shortest goes on with the
     set's line and the others are dashed ones of its colour."""
     keys = {name for row in rows.valid for name in row.get("bits_per_byte", {})}
@@ -78,39 +78,15 @@ def _bits_by_dataset(rows: "_Rows") -> list[Series]:
 
 def fine_tuning(stage: Stage) -> list[Figure]:
     """Loss and learning rate of SFT."""
-    rows = _joined([stage], x="step")
+    rows = joined([stage], x="step")
     loss = [
         Series("training", rows.points("loss"), 0),
         Series("validation", rows.valid_points(_mean_of("loss")), 1, dashed=True, dots=True),
     ]
     rate = [Series("learning rate", rows.points("lr"), 0)]
     figures = (
-        _figure("SFT loss", loss, "step", "nats per supervised token", "Only assistant turns count."),
-        _figure("SFT learning rate", rate, "step", "learning rate", "", from_zero=True),
-    )
-    return [figure for figure in figures if figure]
-
-
-def reinforcement(stage: Stage) -> list[Figure]:
-    """Rewards, lengths, entropy and finished responses of an RL stage."""
-    rows = _joined([stage], x="step")
-    names = sorted({key.removeprefix("reward/") for row in stage.train for key in row if key.startswith("reward/")})
-    train = [Series(name, rows.points(f"reward/{name}"), i, faint=True) for i, name in enumerate(names)]
-    valid = [
-        Series(f"{name}, held out", rows.valid_points(_value_of(f"reward/{name}")), i, dots=True)
-        for i, name in enumerate(names)
-    ]
-    length = _pair(rows, "response_tokens", 0)
-    finished = _pair(rows, "finished_share", 2)
-    formed = _pair(rows, "well_formed_share", 4)
-    entropy = _pair(rows, "entropy", 3)
-    note = "Thin: the step's own prompts. Strong, with dots: the same held-out prompts every time."
-    figures = (
-        _figure("Reward by environment", [*train, *valid], "step", "mean reward", note, from_zero=True, percent=True),
-        _figure("Response length", length, "step", "mean tokens", "", from_zero=True),
-        _figure("Finished responses", finished, "step", "share of responses", "", from_zero=True, percent=True),
-        _figure("Well-formed responses", formed, "step", "share of responses", "", from_zero=True, percent=True),
-        _figure("Entropy", entropy, "step", "nats per token", "How undecided the policy is.", from_zero=True),
+        chart("SFT loss", loss, "step", "nats per supervised token", "Only assistant turns count."),
+        chart("SFT learning rate", rate, "step", "learning rate", "", from_zero=True),
     )
     return [figure for figure in figures if figure]
 
@@ -132,7 +108,7 @@ def expert_load(stages: Sequence[Stage]) -> Figure | None:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Rows of one or more stages on a common x axis, "step" or "tokens"; each row has its x under "x"."""
 
     train: list[Row]
@@ -146,7 +122,7 @@ class _Rows:
         return [(row["x"], found) for row in self.valid if (found := value(row)) is not None]
 
 
-def _joined(stages: Sequence[Stage], x: str = "tokens") -> _Rows:
+def joined(stages: Sequence[Stage], x: str = "tokens") -> Rows:
     """Stages end to end: where a stage counts from 0 again, its x goes on after the stage before it."""
     train: list[Row] = []
     valid: list[Row] = []
@@ -164,23 +140,27 @@ def _joined(stages: Sequence[Stage], x: str = "tokens") -> _Rows:
         train += [{**row, "x": row[x] + offset} for row in stage.train]
         valid += [{**row, "x": row[x] + offset} for row in stage.valid]
         end = train[-1]["x"]
-    return _Rows(train, valid, boundaries)
+    return Rows(train, valid, boundaries)
 
 
-def _figure(title: str, series: Iterable[Series], x: str, y: str, note: str, **options: Any) -> Figure | None:
+def chart(
+    title: str, series: Iterable[Series], x: str, y: str, note: str, *, stage: str = "", **options: Any
+) -> Figure | None:
+    """A line chart; None without points. stage: tells charts of the same title apart."""
     drawn = [line for line in series if line.points]
     if not drawn:
         return None
-    legend = tuple((line.name, line.colour, line.dashed) for line in drawn if not line.faint)
-    svg = line_chart(drawn, title=title, x_label=x, y_label=y, **options)
+    legend = tuple(dict.fromkeys((line.name, line.colour, line.dashed) for line in drawn if not line.faint))
+    svg = line_chart(drawn, title=f"{stage}: {title}" if stage else title, x_label=x, y_label=y, **options)
     unit = f"{y[0].upper()}{y[1:]}." if y.lower() not in title.lower() else ""
     return Figure(title, svg, f"{unit} {note}".strip(), legend)
 
 
-def _pair(rows: _Rows, key: str, colour: int) -> list[Series]:
+def pair(rows: Rows, key: str, colour: int) -> list[Series]:
+    """A measure on the training steps, and on held-out data."""
     return [
         Series("training", rows.points(key), colour),
-        Series("held out", rows.valid_points(_value_of(key)), colour + 1, dashed=True, dots=True),
+        Series("held out", rows.valid_points(value_of(key)), colour + 1, dashed=True, dots=True),
     ]
 
 
@@ -200,7 +180,8 @@ def _entry_of(key: str, name: str) -> Callable[[Row], float | None]:
     return lambda row: row.get(key, {}).get(name)
 
 
-def _value_of(key: str) -> Callable[[Row], float | None]:
+def value_of(key: str) -> Callable[[Row], float | None]:
+    """A row's number of this name, None if it has none."""
     return lambda row: row[key] if _finite(row.get(key)) else None
 
 

@@ -12,17 +12,18 @@ import yaml
 from nano3.artifacts.lineage import Lineage, read_lineage, upstream
 from nano3.model import size
 from nano3.recipe import Recipe
-from nano3.report import figures, read, results
+from nano3.report import figures, read, reinforcement, results, tables
 from nano3.report.graph import draw_lineage
 from nano3.report.read import Artifact, Evaluated, Stage
-from nano3.report.svg import interval_chart, number
+from nano3.report.svg import number
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the page is made from. `missing`: artifacts that are not built yet, as targets to type."""
+    """Everything the page is made from. `missing`: artifacts that are not built yet, as targets to type; random_order:
+    evaluation and stage of a run without the curriculum, where there is one."""
 
     recipe: Recipe
     recipe_file: Path
@@ -31,6 +32,7 @@ class Inputs:
     evaluations: list[Evaluated]
     data: list[Artifact]
     missing: list[str]
+    random_order: tuple[Evaluated | None, Stage | None] = (None, None)
 
     def stage(self, path: str) -> Stage | None:
         return next((stage for stage in self.stages if stage.path == path), None)
@@ -60,9 +62,13 @@ def gather(
         recipe_file=recipe_file,
         results=root,
         stages=present(stages, read.read_stage),
-        evaluations=present(evaluations, read.read_evaluation),
+        evaluations=[found for found in present(evaluations, read.read_evaluation) if found.path != read.RANDOM_ORDER],
         data=present(data, read.read_artifact),
         missing=missing,
+        random_order=(
+            read.read_evaluation(root / read.RANDOM_ORDER, root),
+            read.read_stage(root / read.RANDOM_ORDER.replace("evaluation/", "rl/"), root),
+        ),
     )
 
 
@@ -78,7 +84,14 @@ def render(inputs: Inputs) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "percent": percent, "clock": clock, "svg": Markup}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "clock": clock,
+        "tokens": tokens,
+        "signed": signed,
+        "svg": Markup,
+    }
     return environment.get_template("page.html").render(css=Markup((HERE / "page.css").read_text()), **content(inputs))
 
 
@@ -86,19 +99,30 @@ def content(inputs: Inputs) -> dict[str, Any]:
     """Values of the template's variables."""
     lineage = _lineage(inputs)
     pretraining = [stage for stage in inputs.stages if stage.path.startswith("pretrain/")]
-    sft, rl = inputs.stage("sft/model"), inputs.stage("rl/rlvr1")
+    sft = inputs.stage("sft/model")
+    pairs = inputs.artifact("rl/dpo_pairs")
+    random, random_stage = inputs.random_order
+    first = next((e for e in inputs.evaluations if e.path == "evaluation/rlvr1"), None)
     return {
         "title": inputs.recipe.title,
         "name": inputs.results.name,
         "missing": inputs.missing,
         "tiles": tiles(inputs, lineage),
         "shape": shape(inputs.recipe),
-        "rewards": rewards(inputs.evaluations),
+        "rewards": tables.rewards(inputs.evaluations),
+        "lengths": tables.lengths(inputs.evaluations),
+        "tools": tables.tools(inputs.evaluations),
+        "conversations": tables.conversations(inputs.evaluations),
+        "random_order": tables.random_order(first, random, (inputs.stage("rl/rlvr1"), random_stage)),
         "chats": [(e.title, e.measured["chats"]) for e in inputs.evaluations if "chats" in e.measured],
-        "bits": bits(inputs.evaluations),
+        "bits": tables.bits(inputs.evaluations),
         "pretraining": figures.pretraining(pretraining),
         "sft": figures.fine_tuning(sft) if sft else [],
-        "rl": figures.reinforcement(rl) if rl else [],
+        "rl": [
+            reinforcement.stage_content(stage, inputs.artifact(f"rl/profile/{stage.path.split('/')[-1]}"), pairs)
+            for stage in inputs.stages
+            if stage.path.startswith("rl/")
+        ],
         "blends": [blend(inputs.artifact(path)) for path in read.BLENDS if inputs.artifact(path)],
         "sft_data": sft_data(inputs.artifact("sft/data")),
         "rl_data": rl_data(inputs.artifact("rl/prompts")),
@@ -147,55 +171,6 @@ def shape(recipe: Recipe) -> list[tuple[str, str]]:
         ("Mamba-2", f"{model.mamba_num_heads} heads of {model.mamba_head_dim}, state {model.ssm_state_size}"),
         ("Attention", f"{model.num_attention_heads} heads, {model.num_key_value_heads} for keys and values"),
     ]
-
-
-def rewards(evaluations: Sequence[Evaluated]) -> dict[str, Any] | None:
-    """Table and chart: environment -> score of every model, with the change from the model before."""
-    scored = [(evaluated.title, results.scores(evaluated)) for evaluated in evaluations]
-    scored = [(name, found) for name, found in scored if found]
-    if not scored:
-        return None
-    environments = sorted({environment for _, found in scored for environment in found})
-    rows = [(name, [found.get(name) for _, found in scored]) for name in environments]
-    total = ("all environments", [results.overall(found) for _, found in scored])
-
-    def cells(values: Sequence[results.Score | None]) -> list[dict[str, Any] | None]:
-        before: results.Score | None = None
-        made = []
-        for score in values:
-            compared = results.change(before, score) if before and score else None
-            made.append({"score": score, "change": compared} if score else None)
-            before = score or before
-        return made
-
-    chart = interval_chart(
-        [(name.replace("_", " "), [(s.mean, s.low, s.high) if s else None for s in values]) for name, values in rows],
-        [name for name, _ in scored],
-        title="Held-out reward by environment",
-    )
-    return {
-        "models": [name for name, _ in scored],
-        "rows": [(name.replace("_", " "), cells(values)) for name, values in rows],
-        "total": cells(total[1]) if len(environments) > 1 else None,
-        "chart": chart,
-        "legend": tuple((name, index, False) for index, (name, _) in enumerate(scored)),
-    }
-
-
-def bits(evaluations: Sequence[Evaluated]) -> dict[str, Any] | None:
-    """Bits per byte: data set -> (unigram baseline, one value a model)."""
-    found = [(evaluated.title, results.bits_per_byte(evaluated)) for evaluated in evaluations]
-    found = [(name, values) for name, values in found if values]
-    if not found:
-        return None
-    datasets = sorted({dataset for _, values in found for dataset in values})
-    rows = []
-    for dataset in datasets:
-        entries = [values.get(dataset) for _, values in found]
-        unigram = next((entry.get("unigram") for entry in entries if entry and entry.get("unigram")), None)
-        best = min((entry["model"] for entry in entries if entry), default=None)
-        rows.append({"dataset": dataset, "unigram": unigram, "entries": entries, "best": best})
-    return {"models": [name for name, _ in found], "rows": rows}
 
 
 def blend(artifact: Artifact) -> dict[str, Any]:
@@ -266,6 +241,16 @@ def busy_seconds(directories: Sequence[Path]) -> float:
 def percent(value: float) -> str:
     """0.1234 -> "12.3%"."""
     return f"{100 * value:.1f}%"
+
+
+def tokens(value: float) -> str:
+    """33.38 -> "33.4", 12345.6 -> "12,346"."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    """A change with one decimal: -2.34 -> "−2.3", 0.5 -> "+0.5"."""
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def clock(seconds: float) -> str:

@@ -1,6 +1,8 @@
 """What the report reads: manifests, metrics, timings, provenance and evaluations. Missing parts stay None."""
 
 import json
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,28 +10,27 @@ from typing import Any
 from nano3.artifacts.manifest import PROVENANCE, Manifest, read_manifest
 from nano3.errors import UserError
 
-PRETRAINING = ("pretrain/phase1", "pretrain/phase2", "pretrain/long_context")
-STAGES = (*PRETRAINING, "sft/model", "rl/rlvr1")
-EVALUATIONS = ("evaluation/base", "evaluation/sft", "evaluation/rlvr1")
 BLENDS = ("data/blend/phase1", "data/blend/phase2", "data/blend/long_context")
-DATA = ("tokenizer", *BLENDS, "sft/data", "rl/prompts")
+RANDOM_ORDER = "evaluation/rlvr1_random"  # of a run like rlvr1 whose prompts came in random order, where there is one
+SAMPLES = 64  # rows of a stage's samples that are kept, from the last steps
 
 TITLES = {
     "pretrain/phase1": "Pretraining, phase 1",
     "pretrain/phase2": "Pretraining, phase 2",
     "pretrain/long_context": "Long context",
     "sft/model": "SFT",
-    "rl/rlvr1": "RLVR",
+    "rl/rlvr1": "RLVR 1",
     "rl/genrm": "Reward model",
     "rl/rlhf": "RLHF",
     "rl/rlvr2": "RLVR 2",
     "rl/dpo": "DPO",
     "evaluation/base": "Base",
     "evaluation/sft": "SFT",
-    "evaluation/rlvr1": "RLVR",
+    "evaluation/rlvr1": "RLVR 1",
     "evaluation/rlhf": "RLHF",
     "evaluation/rlvr2": "RLVR 2",
     "evaluation/dpo": "DPO",
+    "evaluation/rlvr1_random": "Random order",
     "data/blend/phase1": "Phase 1",
     "data/blend/phase2": "Phase 2",
     "data/blend/long_context": "Long context",
@@ -57,11 +58,13 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Stage(Artifact):
-    """A trained stage with its metrics: `train` one row a step, `valid` one a validation, `timing` one a step."""
+    """A trained stage with its metrics: `train` one row a step, `valid` one a validation, `timing` one a step; and the
+    newest of the responses that an RL stage keeps, `samples`."""
 
     train: list[dict[str, Any]] = field(default_factory=list)
     valid: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,13 @@ def read_stage(path: Path, results: Path) -> Stage | None:
     artifact = read_artifact(path, results)
     if artifact is None:
         return None
-    rows = _lines(artifact.directory / "metrics.jsonl")
+    rows = list(lines(artifact.directory / "metrics.jsonl"))
     return Stage(
         **vars(artifact),
         train=[row for row in rows if "split" not in row],
         valid=[row for row in rows if row.get("split") == "valid"],
-        timing=_lines(artifact.directory / "timing.jsonl"),
+        timing=list(lines(artifact.directory / "timing.jsonl")),
+        samples=list(deque(lines(artifact.directory / "samples.jsonl"), maxlen=SAMPLES)),
     )
 
 
@@ -124,10 +128,14 @@ def _json(file: Path) -> Any:
         raise UserError(f"{file} is not valid JSON ({error}). Make {file.parent} again") from None
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file, none if it is not there. Raises UserError for a broken one."""
     if not file.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON lines ({error}). Make {file.parent} again") from None
+        return
+    with file.open(encoding="utf-8") as opened:
+        try:
+            for line in opened:
+                if line.strip():
+                    yield json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON lines ({error}). Make {file.parent} again") from None

@@ -1,31 +1,25 @@
-"""Evaluations side by side: rewards with intervals, which changes are significant, bits per byte, sampled answers."""
+"""Evaluations side by side: rewards with intervals, which changes are significant, lengths, sampled answers."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nano3.report.conversations import shown, turns_of
 from nano3.report.read import Evaluated
 
+ALL, CONVERSATIONS = "all environments", "open conversations"
 Z95 = 1.959964  # of a two-sided 95% normal interval
 
 
 @dataclass(frozen=True)
-class Score:
-    """A model in one environment. mean, low, high: reward and its 95% interval; shares and lengths of its responses."""
+class Rate:
+    """A mean in [0, 1] of n responses, and its 95% interval."""
 
-    prompts: int
-    generations: int
     mean: float
     low: float
     high: float
-    finished: float
-    well_formed: float
-    mean_length: float
-
-    @property
-    def n(self) -> int:
-        return self.prompts * self.generations
+    n: int
 
     @property
     def error(self) -> float:
@@ -34,28 +28,61 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Score(Rate):
+    """A model in one environment: its reward, and shares and lengths of its responses."""
+
+    prompts: int
+    generations: int
+    finished: float
+    well_formed: float
+    mean_length: float
+
+
+@dataclass(frozen=True)
+class Length:
+    """Mean tokens; margin: half of the 95% interval, None for a single prompt."""
+
+    mean: float
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
 class Change:
-    """The difference of two scores; significant: its 95% interval does not hold 0."""
+    """The difference of two rates. margin: half of its 95% interval; disjoint: their own intervals don't overlap."""
 
     difference: float
-    significant: bool
+    margin: float
+    disjoint: bool
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval of the difference excludes 0. Disjoint intervals say more."""
+        return abs(self.difference) > self.margin
+
+    @property
+    def mark(self) -> str:
+        """higher or lower with disjoint intervals; rather_higher or rather_lower when only the difference is
+        significant; else same."""
+        if not (self.disjoint or self.significant):
+            return "same"
+        return ("" if self.disjoint else "rather_") + ("higher" if self.difference > 0 else "lower")
 
 
 def scores(evaluated: Evaluated) -> dict[str, Score]:
     """Environment -> score."""
-    fields = Score.__dataclass_fields__
+    fields = set(Score.__dataclass_fields__) - {"n"}
     return {
-        name: Score(**{key: entry[key] for key in fields})
+        name: Score(**{key: entry[key] for key in fields}, n=entry["prompts"] * entry["generations"])
         for name, entry in sorted(evaluated.measured.get("environments", {}).items())
     }
 
 
-def change(before: Score, after: Score) -> Change:
-    """Compare two scores as if their errors were independent. With common prompts that is the careful side: errors
+def change(before: Rate, after: Rate) -> Change:
+    """Compare two rates as if their errors were independent. With common prompts that is the careful side: errors
     of the same prompts go together, so the true interval of the difference is narrower."""
-    difference = after.mean - before.mean
-    error = math.hypot(before.error, after.error)
-    return Change(difference, abs(difference) > Z95 * error)
+    margin = Z95 * math.hypot(before.error, after.error)
+    disjoint = after.low > before.high or after.high < before.low
+    return Change(after.mean - before.mean, margin, disjoint)
 
 
 def overall(found: dict[str, Score]) -> Score | None:
@@ -69,6 +96,7 @@ def overall(found: dict[str, Score]) -> Score | None:
     return Score(
         prompts=sum(score.prompts for score in every),
         generations=every[0].generations,
+        n=sum(score.n for score in every),
         mean=mean,
         low=max(0.0, mean - half),
         high=min(1.0, mean + half),
@@ -84,44 +112,67 @@ def bits_per_byte(evaluated: Evaluated) -> dict[str, dict[str, float]]:
 
 
 def samples(evaluations: Sequence[Evaluated], each: int = 2) -> dict[str, list[dict[str, Any]]]:
-    """Environment -> prompts, each with the answers of every model: {"prompt", "answers": [{"model", ...}]}.
+    """Environment -> prompts, each with the answers of every model: {"turns", "answers": [{"name", ...}]}.
 
-    Models answer the same held-out prompts; a prompt that only one of them was sampled on stands alone."""
-    by_prompt: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    Models answer the same held-out prompts; a prompt that only one of them was sampled on stands alone. Conversations
+    that no verifier scores come last."""
+    by_prompt: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for evaluated in evaluations:
-        for sample in evaluated.measured.get("samples", []):
-            opened = sample["prompt"].rstrip().endswith("<think>")
-            thinking, answer = split_answer(sample["response"], opened=opened)
-            by_prompt.setdefault((sample["environment"], sample["prompt"]), []).append(
-                {**sample, "model": evaluated.title, "thinking": thinking, "answer": answer}
-            )
+        scored = [(sample["environment"], sample) for sample in evaluated.measured.get("samples", [])]
+        talked = evaluated.measured.get("conversations") or {}
+        for environment, sample in [*scored, *((CONVERSATIONS, sample) for sample in talked.get("samples", []))]:
+            answers = by_prompt.setdefault((environment, sample["prompt"]), {})
+            answers.setdefault(evaluated.title, shown(evaluated.title, sample))
     found: dict[str, list[dict[str, Any]]] = {}
-    for (environment, prompt), answers in sorted(by_prompt.items(), key=lambda item: (item[0][0], -len(item[1]))):
-        first = {answer["model"]: answer for answer in reversed(answers)}
-        chosen = [first[evaluated.title] for evaluated in evaluations if evaluated.title in first]
-        shown = found.setdefault(environment, [])
-        if len(shown) < each:
-            shown.append({"turns": turns(prompt), "answers": chosen})
-    return dict(sorted(found.items()))
+    order = sorted(by_prompt.items(), key=lambda item: (item[0][0] == CONVERSATIONS, item[0][0], -len(item[1])))
+    for (environment, prompt), answers in order:
+        mine = found.setdefault(environment, [])
+        if len(mine) < each:
+            mine.append({"turns": turns_of(prompt), "answers": list(answers.values())})
+    return found
 
 
-def split_answer(response: str, *, opened: bool = False) -> tuple[str, str]:
-    """(thinking, answer) of a response. opened: the prompt ended inside a think block.
+def lengths(evaluated: Evaluated) -> dict[str, dict[str, Length]]:
+    """ALL, the open conversations where there are any, and every environment -> thinking, answer, response.
 
-    A response that never closed its think block is all thinking."""
-    text = response.replace("<|im_end|>", "").replace("<|endoftext|>", "")
-    before, closed, after = text.partition("</think>")
-    if closed or opened or "<think>" in text:
-        return before.replace("<think>", "").strip(), after.strip()
-    return "", text.strip()
+    The mean over environments weighs them equally, as `overall` does."""
+    found = {
+        name: {part: Length(**entry) for part, entry in parts.items()}
+        for name, parts in sorted(evaluated.measured.get("lengths", {}).items())
+    }
+    every = list(found.values())
+    talked = (evaluated.measured.get("conversations") or {}).get("lengths", {})
+    first = {ALL: {part: _mean_length([parts[part] for parts in every]) for part in every[0]}} if every else {}
+    first |= {CONVERSATIONS: {part: Length(**entry) for part, entry in talked.items()}} if talked else {}
+    return first | found
 
 
-def turns(prompt: str) -> list[tuple[str, str]]:
-    """(role, text) of a rendered prompt, without empty turns and the opened answer."""
-    found = []
-    for part in prompt.split("<|im_start|>")[1:]:
-        role, _, text = part.partition("\n")
-        text = text.split("<|im_end|>")[0].strip()
-        if text and role != "assistant":
-            found.append((role, text))
-    return found or [("user", prompt.strip())]
+def shortened(before: Length, after: Length) -> tuple[float, float | None] | None:
+    """Relative change of a mean length, and half of its 95% interval (delta method, errors taken as independent);
+    None from a length of 0."""
+    if not before.mean:
+        return None
+    ratio = after.mean / before.mean
+    if before.margin is None or after.margin is None or not after.mean:
+        return ratio - 1, None
+    return ratio - 1, ratio * math.hypot(before.margin / before.mean, after.margin / after.mean)
+
+
+def tools(evaluated: Evaluated) -> dict[str, Rate]:
+    """Probes -> how often a tool was called that was not offered."""
+    return {
+        name: Rate(entry["rate"], entry["low"], entry["high"], entry["n"])
+        for name, entry in (evaluated.measured.get("tools_not_offered") or {}).items()
+    }
+
+
+def win_rate(evaluated: Evaluated) -> Rate | None:
+    """How often the reward model prefers this model's responses to those of the SFT model."""
+    entry = (evaluated.measured.get("conversations") or {}).get("win_rate")
+    return Rate(entry["mean"], entry["low"], entry["high"], entry["n"]) if entry else None
+
+
+def _mean_length(every: Sequence[Length]) -> Length:
+    margins = [length.margin for length in every]
+    margin = None if None in margins else math.hypot(*margins) / len(every)
+    return Length(sum(length.mean for length in every) / len(every), margin)

@@ -33,6 +33,7 @@ def line_chart(
     title: str,
     x_label: str,
     y_label: str,
+    width: int = WIDTH,
     height: int = 250,
     from_zero: bool = False,
     percent: bool = False,
@@ -45,20 +46,22 @@ def line_chart(
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points]
     x_low, x_high = min(xs), max(xs)
-    y_ticks = ticks(0 if from_zero else min(ys), max(ys), 5)
+    nothing = from_zero and max(ys) == 0  # an axis of its own, not one around 0
+    y_ticks = ticks(0 if from_zero else min(ys), 1 if nothing else max(ys), 5)
     y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
     top = TOP + (18 if boundaries else 0)  # room for the names of the phases
-    to_x = _scale(x_low, x_high, LEFT, WIDTH - RIGHT)
+    to_x = _scale(x_low, x_high, LEFT, width - RIGHT)
     to_y = _scale(y_low, y_high, height - BOTTOM, top)
     write = (lambda value: f"{value:.0%}") if percent else number
-    parts = [_grid(y_ticks, to_y, write), _x_axis(ticks(x_low, x_high, 6), x_low, x_high, to_x, height, x_label)]
-    parts.append(_boundaries(boundaries, to_x, top, height - BOTTOM))
+    x_ticks = ticks(x_low, x_high, max(3, width // 90))
+    parts = [_grid(y_ticks, to_y, write, width), _x_axis(x_ticks, x_low, x_high, to_x, width, height, x_label)]
+    parts.append(_boundaries(boundaries, to_x, top, height - BOTTOM, width))
     parts += [_line(s, to_x, to_y) for s in series]
     parts.append(_hover(series, x_low, x_high, to_x, height, x_label, write))
     described = f"{y_label} over {x_label}: " + "; ".join(
         f"{s.name} from {write(s.points[0][1])} to {write(s.points[-1][1])}" for s in series
     )
-    return _svg(parts, height, title, described)
+    return _svg(parts, height, title, described, width)
 
 
 def interval_chart(
@@ -67,7 +70,7 @@ def interval_chart(
     """Means with intervals on an axis from 0 to 100%: one row a thing, one dot a model.
 
     rows: (label, one (mean, low, high) or None for each of `names`)"""
-    left, step, pad = 12, 15, 30
+    left, step, pad = 12, 15 if len(names) <= 4 else 12, 30
     row_height = pad + step * len(names)
     height = TOP + row_height * len(rows) + BOTTOM - 12
     to_x = _scale(0, 1, left, WIDTH - RIGHT - 4)
@@ -170,53 +173,92 @@ def thinned(points: Sequence[tuple[float, float]], limit: int = MAX_POINTS) -> l
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in bins]
 
 
-def _svg(parts: Sequence[str], height: int, title: str, description: str) -> str:
+def histograms(rows: Sequence[tuple[str, Sequence[float]]], *, title: str, x_label: str) -> str:
+    """One small histogram a row over shares in [0, 1]; the last bar of each is of those that are 1.
+
+    rows: (label, values). Bars are shares of the row's values, all rows on one scale."""
+    left, row_height, bins = 12, 54, 10
+    height = TOP + row_height * len(rows) + BOTTOM
+    cell = (WIDTH - left - RIGHT) / (bins + 1)
+    shares = [(label, _shares(values, bins)) for label, values in rows]
+    highest = max(max(found) for _, found in shares)
+    parts, described = [], []
+    for index, (label, found) in enumerate(shares):
+        base = TOP + (index + 1) * row_height - 4
+        parts.append(f'<text class="row" x="{left + 2}" y="{base - 35}">{escape(label)}</text>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
+        for place, share in enumerate(found):
+            tall = 30 * share / highest
+            where = "1" if place == bins else f"{place / bins:.0%} to {(place + 1) / bins:.0%}"
+            text = f"{label}, {x_label} {where}: {share:.1%} of the prompts"
+            parts.append(
+                f'<rect class="{"c8" if place == bins else "c1"}" x="{_r(left + place * cell + 1)}"'
+                f' y="{_r(base - tall)}" width="{_r(cell - 2)}" height="{_r(tall)}" rx="1.5">'
+                f"<title>{escape(text)}</title></rect>"
+            )
+        described.append(f"{label}: {found[0]:.0%} below 10%, {found[-1]:.0%} at 100%")
+    for place in range(0, bins + 1, 2):
+        x = left + (place + (0.5 if place == bins else 0)) * cell
+        y = height - BOTTOM + 17
+        parts.append(f'<text class="tick" text-anchor="middle" x="{_r(x)}" y="{y}">{place / bins:.0%}</text>')
+    parts.append(_label(x_label, height))
+    return _svg(parts, height, title, "; ".join(described))
+
+
+def _shares(values: Sequence[float], bins: int) -> list[float]:
+    counts = [0] * (bins + 1)
+    for value in values:
+        counts[min(bins, math.floor(value * bins + 1e-9))] += 1
+    return [count / len(values) for count in counts]
+
+
+def _svg(parts: Sequence[str], height: int, title: str, description: str, width: int = WIDTH) -> str:
     name = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="t-{name} d-{name}">'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-labelledby="t-{name} d-{name}">'
         f'<title id="t-{name}">{escape(title)}</title><desc id="d-{name}">{escape(description)}</desc>'
         + "".join(parts)
         + "</svg>"
     )
 
 
-def _grid(values: Sequence[float], to_y, write) -> str:
+def _grid(values: Sequence[float], to_y, write, width: int) -> str:
     return "".join(
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_r(to_y(v))}" y2="{_r(to_y(v))}"/>'
+        f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{_r(to_y(v))}" y2="{_r(to_y(v))}"/>'
         f'<text class="tick" text-anchor="end" x="{LEFT - 8}" y="{_r(to_y(v) + 4)}">{write(v)}</text>'
         for v in values
     )
 
 
-def _x_axis(values: Sequence[float], low: float, high: float, to_x, height: int, label: str) -> str:
+def _x_axis(values: Sequence[float], low: float, high: float, to_x, width: int, height: int, label: str) -> str:
     inside = [v for v in values if low - 1e-9 <= v <= high + 1e-9]
     return "".join(
         f'<text class="tick" text-anchor="middle" x="{_r(to_x(v))}" y="{height - BOTTOM + 17}">{number(v)}</text>'
         for v in inside
-    ) + _label(label, height)
+    ) + _label(label, height, width)
 
 
-def _label(text: str, height: int) -> str:
-    return f'<text class="label" text-anchor="end" x="{WIDTH - RIGHT}" y="{height - 5}">{escape(text)}</text>'
+def _label(text: str, height: int, width: int = WIDTH) -> str:
+    return f'<text class="label" text-anchor="end" x="{width - RIGHT}" y="{height - 5}">{escape(text)}</text>'
 
 
-def _boundaries(boundaries: Sequence[tuple[float, str]], to_x, top: float, bottom: float) -> str:
+def _boundaries(boundaries: Sequence[tuple[float, str]], to_x, top: float, bottom: float, width: int) -> str:
     """Vertical rules with their names above the plot; a name that would leave the picture or touch its neighbour is
     set to the left of its rule, or left to the tooltip."""
     drawn, free = [], float("-inf")
     for x, label in boundaries:
-        at, width = to_x(x), 6.5 * len(label)
+        at, wide = to_x(x), 6.5 * len(label)
         drawn.append(
             f'<line class="boundary" x1="{_r(at)}" x2="{_r(at)}" y1="{_r(top - 14)}" y2="{bottom}">'
             f"<title>{escape(label)}</title></line>"
         )
-        end = at + 5 + width > WIDTH
-        start = at - 5 - width if end else at + 5
+        end = at + 5 + wide > width
+        start = at - 5 - wide if end else at + 5
         if start >= free:
             anchor = ' text-anchor="end"' if end else ""
             beside = _r(at - 5 if end else at + 5)
             drawn.append(f'<text class="mark"{anchor} x="{beside}" y="{_r(top - 5)}">{escape(label)}</text>')
-            free = start + width + 6
+            free = start + wide + 6
     return "".join(drawn)
 
 

@@ -11,10 +11,12 @@ once, except `finish`, which waits for a bounded time. Every failure becomes one
 """
 
 import hashlib
+import json
 import os
 import queue
 import re
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ PROJECT = "nano3"
 CONNECT_SECONDS = 20
 FINISH_SECONDS = {"offline": 20, "online": 120}
 MAX_REFERENCES = 1000
+MAX_SAMPLES = 200
+SAMPLE_COLUMNS = ("step", "environment", "prompt", "response", "reward", "reason", "finished", "well_formed")
 
 
 def run_id(recipe: str, stage: str, identity: str) -> str:
@@ -77,6 +81,9 @@ class Run:
                 if row and step >= run.step:
                     run.log(row, step=step)
             if item is not None:
+                samples = sample_table(item)
+                if samples is not None:
+                    run.log({"samples": samples})
                 run.log_artifact(
                     reference_artifact(item, self._name, recipe=self._init["group"]),
                     aliases=[read_manifest(item).identity],
@@ -156,6 +163,19 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
         elif isinstance(value, int | float) and key != "step":
             flat[prefix + key] = value
     return flat
+
+
+def sample_table(manifest: Path) -> Any:
+    """A W&B table of the newest responses that a published RL stage keeps (samples.jsonl), None if it keeps none."""
+    import wandb
+
+    file = (manifest if manifest.is_dir() else manifest.parent) / "samples.jsonl"
+    if not file.is_file():
+        return None
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in deque(lines, maxlen=MAX_SAMPLES)]
+    data = [[row.get(column) for column in SAMPLE_COLUMNS] for row in rows]
+    return wandb.Table(columns=list(SAMPLE_COLUMNS), data=data)
 
 
 def reference_artifact(manifest: Path, name: str, *, recipe: str) -> Any:
