@@ -17,10 +17,11 @@ from nano3.evaluation import Z95, interval
 from nano3.model import hf
 from nano3.model.nemotron_h import NemotronH
 from nano3.recipe.training import Evaluation
+from nano3.rl import pairs
 from nano3.rl.comparison_data import PROMPTS
 from nano3.rl.draw import unscored
 from nano3.rl.order import derived_seed
-from nano3.rl.pairs import WITHOUT_TOOLS, converse, hallucinated_tools, probes, score
+from nano3.rl.pairs import WITHOUT_TOOLS, hallucinated_tools, probes, score
 from nano3.rl.rlhf import Compare, Comparison, RewardModel, scores_of, whole_lengths
 from nano3.rl.rollout import (
     ChatTokenizer,
@@ -107,7 +108,7 @@ def tools_not_offered(
         top_p=settings.top_p,
         seed=derived_seed(seed, "evaluation", "without tools"),
         score=score,
-        converse=converse,
+        converse=pairs.converse,
     )
     groups = {"all": [*never, *taken]}
     if never and taken:

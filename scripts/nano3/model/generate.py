@@ -9,6 +9,7 @@ import shutil
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,8 @@ def generate(
 
     Temperature 0 is greedy. The same model, prompts, settings, seed and thread count give the same bits.
     `compiled` fuses a step's many small operations with torch.compile: twice as fast on a CPU, after some ten seconds
-    for every new number of rows; it needs a C++ compiler there.
+    for every new number of rows; it needs a C++ compiler there. The rows are then spread over the threads, each of
+    which computes its own alone: operations this small gain little from being shared out.
     columns: (the column of the random stream that each prompt's row draws from, how wide the stream is), for rows of a
     larger set: then what a row samples does not depend on which others are asked with it. None: row i has column i.
     Raises UserError for an empty prompt or settings out of range.
@@ -57,22 +59,52 @@ def generate(
     _check(model, prompts, max_new_tokens, temperature, top_p)
     if not prompts or max_new_tokens == 0:
         return [Completion([], [], False) for _ in prompts]
+    decode = _compiled(model, temperature, top_p) if compiled else None
+    own, width = (range(len(prompts)), len(prompts)) if columns is None else columns
+
+    def continued(first: int, end: int) -> list[Completion]:
+        drawn = own[first:end], width
+        return _generate(
+            model, prompts[first:end], drawn, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, decode
+        )
+
     training = model.training
     model.eval()
     try:
-        return _generate(model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled, columns)
+        if not compiled or model.lm_head.weight.device.type != "cpu":
+            return continued(0, len(prompts))
+        return _by_thread(continued, len(prompts))
     finally:
         model.train(training)
 
 
+def _by_thread(work: Callable[[int, int], list[Completion]], rows: int) -> list[Completion]:
+    """`work(first, end)` on equal shares of the rows, one share a thread, and the results in order."""
+    threads = torch.get_num_threads()
+    shares = min(threads, rows)
+    bounds = [rows * share // shares for share in range(shares + 1)]
+    device, dtype, enabled = "cpu", torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
+
+    def alone(first: int, end: int) -> list[Completion]:
+        torch.set_num_threads(1)
+        with torch.no_grad(), torch.autocast(device, dtype, enabled=enabled):  # threads inherit neither
+            return work(first, end)
+
+    try:
+        with ThreadPoolExecutor(shares) as pool:
+            return [completion for part in pool.map(alone, bounds[:-1], bounds[1:]) for completion in part]
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _generate(
-    model, prompts, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, compiled, columns
+    model, prompts, columns, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, decode
 ) -> list[Completion]:
+    """columns: which random numbers of how many are these rows'; decode: the compiled step, None for the plain one."""
     device = model.lm_head.weight.device
     total = len(prompts)
+    own, width = torch.tensor(columns[0]), columns[1]
     draws = torch.Generator().manual_seed(seed)
-    own, width = (range(total), total) if columns is None else columns
-    own = torch.tensor(own)
     stops = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
     stops[list(stop_ids)] = True
     tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.int64, device=device)
@@ -81,7 +113,7 @@ def _generate(
     running = torch.ones(total, dtype=torch.bool, device=device)  # of all rows
     rows = torch.arange(total, device=device)  # the rows still computed
 
-    decode = _compiled(model, temperature, top_p) if compiled else decode_step
+    step_once = decode or decode_step
     logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
     for step in range(max_new_tokens):
         uniform = torch.rand(width, generator=draws, dtype=torch.float64)[own].to(device)[rows]
@@ -89,7 +121,7 @@ def _generate(
             chosen, logprob = choose(logits, temperature, top_p, uniform)  # [r], [r]
         else:
             cache.reserve(1)
-            chosen, logprob = decode(model, chosen, cache, temperature, top_p, uniform)
+            chosen, logprob = step_once(model, chosen, cache, temperature, top_p, uniform)
             cache.advance(1)
         tokens[:, step].index_copy_(0, rows, chosen)
         logprobs[:, step].index_copy_(0, rows, logprob)
@@ -101,7 +133,7 @@ def _generate(
             alive = int(running.sum())
             if alive == 0:
                 break
-            if alive <= COMPACT_AT * len(rows) and not compiled:
+            if alive <= COMPACT_AT * len(rows) and decode is None:
                 keep = running[rows].nonzero().squeeze(1)
                 rows, chosen = rows[keep], chosen[keep]
                 cache.select(keep)
@@ -188,8 +220,13 @@ def stream(
 
 
 def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_id: int) -> tuple[Tensor, Cache]:
-    """Read all prompts at once: logits of the token after each [b, V] and the cache, with room for more tokens."""
+    """Read all prompts at once: logits of the token after each [b, V] and the cache, with room for more tokens.
+
+    Equal prompts, as the groups of GRPO have them, are read once."""
     device = model.lm_head.weight.device
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # [b] into the distinct ones
+    prompts = list(places)
     longest = max(map(len, prompts))
     starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -204,7 +241,10 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
         dtype=model.embeddings.weight.dtype,
         device=device,
     )
-    last = model.hidden(ids, doc_ids=doc_ids, cache=cache)[:, -1]
+    last = model.hidden(ids, doc_ids=doc_ids, cache=cache, only_last=True)[:, -1]
+    if len(copies) > len(prompts):
+        last = last[copies]
+        cache.select(copies)
     model.prepare_decoding(cache)
     return F.linear(last, model.lm_head.weight).float(), cache
 

@@ -57,11 +57,19 @@ class NemotronH(nn.Module):
         """input_ids [b, t] int64 -> logits [b, t, V] float32. See `hidden`."""
         return self.lm_head(self.hidden(input_ids, doc_ids=doc_ids, cache=cache)).float()
 
-    def hidden(self, input_ids: Tensor, *, doc_ids: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        *,
+        doc_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        only_last: bool = False,
+    ) -> Tensor:
         """Final normed states [b, t, D], for losses that do not need every logit.
 
         doc_ids [b, t] int, non-decreasing along a row: nothing crosses where they change, in any layer.
         `cache` continues the text it holds and is updated in place; doc_ids may only accompany its first tokens.
+        only_last: of the last token alone, [b, 1, D]; the layers after the last one that mixes tokens skip all others.
         """
         t, c = input_ids.shape[1], self.config
         start = cache is None or cache.length == 0
@@ -75,7 +83,10 @@ class NemotronH(nn.Module):
         x = self.embeddings(input_ids)
         bounds = find_boundaries(doc_ids, t, c.chunk_size, c.conv_kernel, x.device)
         states = cache.layers if cache is not None else [None] * len(self.layers)
-        for letter, block, state in zip(c.pattern, self.layers, states, strict=True):
+        mixing = max(c.pattern.rfind(MAMBA), c.pattern.rfind(ATTENTION))  # the last layer that looks at other tokens
+        for i, (letter, block, state) in enumerate(zip(c.pattern, self.layers, states, strict=True)):
+            if only_last and i == mixing + 1:
+                x = x[:, -1:]
             u = block.norm(x)
             if letter == MAMBA:
                 u = block.mixer(u, bounds, state, start)
@@ -86,7 +97,7 @@ class NemotronH(nn.Module):
             x = x + u
         if cache is not None:
             cache.advance(t)
-        return self.norm_f(x)
+        return self.norm_f(x[:, -1:] if only_last else x)
 
     def step(self, token: Tensor, cache: Cache) -> Tensor:
         """One more token per row, [b] -> final normed state [b, D].

@@ -90,9 +90,7 @@ def tool(name: str, description: str, parameters: dict[str, str]) -> dict:
     return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
 
 
-def row(
-    problem: Problem, *, form: str, source: str, name: str, hasty: bool = False, wordy: bool = False
-) -> dict:
+def row(problem: Problem, *, form: str, source: str, name: str, hasty: bool = False, wordy: bool = False) -> dict:
     """The problem as a row of `form`. name: unique within its data set, e.g. "arithmetic/train/7/0".
 
     hasty: give the chat as a hasty writer would have it, where the family has such a form. wordy: with words around
