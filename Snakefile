@@ -16,7 +16,7 @@ wildcard_constraints:
     dataset=r"[A-Za-z0-9_-]+",
     group=r"\d+",
     phase="phase1|phase2|long_context",
-    model="base|sft|rlvr1|rlhf|rlvr2|dpo",
+    model="base|sft|rlvr1|rlhf|rlvr2|dpo|rlvr1_random",
     rl_stage="rlvr1|rlvr2",
 
 

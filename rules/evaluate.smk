@@ -8,6 +8,7 @@ MODELS = {
     "rlhf": "rl/rlhf",
     "rlvr2": "rl/rlvr2",
     "dpo": "rl/dpo",
+    "rlvr1_random": "rl/rlvr1_random",
 }
 
 

@@ -10,7 +10,8 @@ def stage_manifests(wildcards):
 
 
 def evaluation_manifests(wildcards):
-    names = stages.evaluated(recipe_of(wildcards))
+    recipe = recipe_of(wildcards)
+    names = [*stages.evaluated(recipe), *stages.compared(recipe)]
     return manifests_of(wildcards, [f"evaluation/{name}" for name in names])
 
 

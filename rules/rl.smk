@@ -146,6 +146,31 @@ rule rlvr1:
         " --output {output.model} --log {log}"
 
 
+rule rlvr1_random:
+    input:
+        model="results/{recipe}/sft/model/manifest.json",
+        prompts="results/{recipe}/rl/prompts/manifest.json",
+    output:
+        model=directory("results/{recipe}/rl/rlvr1_random"),
+        manifest="results/{recipe}/rl/rlvr1_random/manifest.json",
+    log:
+        "results/{recipe}/logs/rlvr1_random.log",
+    benchmark:
+        "results/{recipe}/benchmarks/rlvr1_random.tsv"
+    threads: threads_of("rl")
+    resources:
+        **resources_of("rl"),
+    params:
+        recipe=recipe_file,
+        config=lambda wildcards: stages.rl_config(recipe_of(wildcards), "rlvr1_random"),
+    message:
+        "Reinforcement learning from verifiable rewards, in random order"
+    shell:
+        "python scripts/launch.py --recipe {params.recipe} --job rl --"
+        " python scripts/rlvr1_random.py --recipe {params.recipe} --model {input.model} --prompts {input.prompts}"
+        " --output {output.model} --log {log}"
+
+
 rule genrm:
     input:
         model="results/{recipe}/sft/model/manifest.json",

@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, nargs="*", help="tokenizer, blends, SFT data and RL prompts")
     arguments = cli.parse(parser, argv)
     results, recipe = recipe_results(arguments.output), load_recipe(arguments.recipe)
+    models = (*stages.evaluated(recipe), *stages.compared(recipe))
 
     def paths(given: list[Path] | None, known: list[str]) -> list[Path]:
         return [results / name for name in known] if given is None else given
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.recipe,
         results,
         stages=paths(arguments.stages, stages.stage_paths(recipe)),
-        evaluations=paths(arguments.evaluations, [f"evaluation/{name}" for name in stages.evaluated(recipe)]),
+        evaluations=paths(arguments.evaluations, [f"evaluation/{name}" for name in models]),
         data=paths(arguments.data, stages.data_paths(recipe)),
     )
     page = render(inputs)

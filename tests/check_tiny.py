@@ -1,16 +1,18 @@
 """What a finished run of the main job must show, read from its own artifacts.
 
-    python tests/check_tiny.py results/tiny --wall-seconds 480
+    python tests/check_tiny.py results/tiny --wall-seconds 800
 
 Prints every figure with its bound; exits 1 if one is broken.
 """
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 
 GIB = 2**30
+FILE = "evaluation.json"
 
 
 def read(file: Path):
@@ -19,7 +21,8 @@ def read(file: Path):
 
 def figures(results: Path, wall_seconds: float | None, wall_limit: float) -> list[tuple[str, float, str, float]]:
     """(name, value, comparison, bound) of everything that is promised."""
-    base, sft, rlvr = (read(results / "evaluation" / name / "evaluation.json") for name in ("base", "sft", "rlvr1"))
+    names = ("base", "sft", "rlvr1", "rlhf", "rlvr2", "dpo")
+    base, sft, rlvr, rlhf, again, dpo = (read(results / "evaluation" / name / FILE) for name in names)
     before = first_validation(results / "pretrain" / "phase1" / "metrics.jsonl")
     after = last_validation(results / "pretrain" / "phase2" / "metrics.jsonl")
     found = []
@@ -35,9 +38,24 @@ def figures(results: Path, wall_seconds: float | None, wall_limit: float) -> lis
         pair = (measured["model"], "<", measured["unigram"])
         found.append((f"base bits per byte of {dataset}, against a unigram", *pair))
     found.append(("share of SFT chats that finish and are well formed", sft["chats"]["mean"], ">=", 0.90))
-    found.append(("environments that RLVR raises with disjoint intervals", raised(sft, rlvr), ">=", 2.0))
+    found.append(("environments that RLVR raises with disjoint intervals", raised(sft, rlvr), ">=", 5.0))
     found.append(("environments that RLVR lowers with disjoint intervals", raised(rlvr, sft), "<=", 0.0))
+    found.append(("tokens of a response after RLHF, against RLVR", tokens(rlhf), "<=", 0.8 * tokens(rlvr)))
+    found.append(("environments that RLHF lowers with disjoint intervals", raised(rlhf, rlvr), "<=", 0.0))
+    found.append(("environments that the final model lowers against SFT", raised(dpo, sft), "<=", 0.0))
+    found.append(("tools called that were taken away, after DPO", called(dpo), "<=", called(again) / 4))
+    found.append(("the same before DPO, so that there is something to unlearn", called(again), ">=", 0.1))
     return found
+
+
+def tokens(evaluation: dict) -> float:
+    """Mean tokens of a response over environments, thinking and answer."""
+    return statistics.mean(entry["response"]["mean"] for entry in evaluation["lengths"].values())
+
+
+def called(evaluation: dict) -> float:
+    """How often a tool is called when the request comes without its tools."""
+    return evaluation["tools_not_offered"]["tools_taken_away"]["rate"]
 
 
 def raised(first: dict, second: dict) -> float:
@@ -63,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results/tiny")
     parser.add_argument("--wall-seconds", type=float, help="what the main job took from an empty results/")
-    parser.add_argument("--wall-limit", type=float, default=600.0, help="what it may take (600 on two idle cores)")
+    parser.add_argument("--wall-limit", type=float, default=900.0, help="what it may take (900 on two idle cores)")
     options = parser.parse_args()
     broken = 0
     for name, value, comparison, bound in figures(options.results, options.wall_seconds, options.wall_limit):

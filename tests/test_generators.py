@@ -397,3 +397,32 @@ def test_a_hasty_answer_to_a_calculation_is_still_right():
     careful = [row["messages"][1]["content"] for row in generate("arithmetic", rows=40, seed=3, form="chat")]
     hasty = [row["messages"][1]["content"] for row in generate("arithmetic", rows=40, seed=3, form="chat", hasty=1.0)]
     assert careful == hasty
+
+
+def test_a_wordy_writer_pads_the_thinking_and_nothing_else():
+    plain, wordy = (list(generate("arithmetic", rows=40, seed=3, form="chat", wordy=share)) for share in (0.0, 1.0))
+    for short, long in zip(plain, wordy, strict=True):
+        assert short["messages"][0] == long["messages"][0]
+        assert short["messages"][1]["content"] == long["messages"][1]["content"]
+        working, padded = (row["messages"][1]["reasoning_content"] for row in (short, long))
+        opening, _, rest = padded.partition("\n")
+        assert rest.startswith(working) and opening not in working
+        assert len(rest) > len(working) + 20
+    half = list(generate("arithmetic", rows=40, seed=3, form="chat", wordy=0.5))
+    assert 10 < sum(row != short for row, short in zip(half, plain, strict=True)) < 30
+    texts = [list(generate("arithmetic", rows=20, seed=3, form="text", wordy=share)) for share in (0, 1)]
+    assert texts[0] == texts[1]
+
+
+def test_a_request_without_tools_is_answered_without_a_call():
+    for row in rows("tool_calls", 60, level=(0, 0)):
+        assert "tools" not in row
+        assert not any(message.get("tool_calls") for message in row["messages"])
+    asked = rows("tool_calls", 60, form="rl", level=(0, 0))
+    assert {row["expected_action"]["type"] for row in asked} == {"message"}
+
+
+def test_where_a_thing_is_is_answered_from_the_text():
+    for row in generate("questions", rows=60, seed=3, difficulty={"level": (1, 3), "kinds": ["reading"]}, form="rl"):
+        asked = row["question"].split("Where is the ")[1].rstrip("?")
+        assert f"The {asked} is in {row['expected_answer']}." in row["question"]

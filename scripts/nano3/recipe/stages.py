@@ -6,6 +6,7 @@ from nano3.recipe.judge import WHEREABOUTS
 from nano3.recipe.schema import Recipe
 
 RL_STAGES = ("rlvr1", "rlhf", "rlvr2", "dpo")
+RANDOM_ORDER = "rlvr1_random"  # rlvr1 without its curriculum, for comparison
 PRETRAIN_PHASES = ("phase1", "phase2", "long_context")
 
 
@@ -109,6 +110,19 @@ def evaluated(recipe: Recipe) -> list[str]:
     return ["base", "sft", *rl_chain(recipe)]
 
 
+def compared(recipe: Recipe) -> list[str]:
+    """Names of further models that are evaluated, which no later stage starts from."""
+    curriculum = recipe.rl.rlvr1.curriculum
+    return [RANDOM_ORDER] if curriculum is not None and curriculum.against_random else []
+
+
+def rl_section(recipe: Recipe, stage: str) -> Any:
+    """The section of the recipe that an RL stage runs by."""
+    if stage == RANDOM_ORDER:
+        return recipe.rl.rlvr1.model_copy(update={"curriculum": None})
+    return getattr(recipe.rl, stage)
+
+
 def data_paths(recipe: Recipe) -> list[str]:
     """Paths below results/{recipe} of the data that stages read, in the order of the recipe."""
     rl = recipe.rl
@@ -125,9 +139,9 @@ def has_curriculum(recipe: Recipe, stage: str) -> bool:
 
 def rl_config(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What an RL stage depends on. DPO does not see how its pairs were mined: the pairs are its input."""
-    section = getattr(recipe.rl, stage)
     judge = {} if stage == "genrm" else _judge(recipe)
-    return {"seed": recipe.seed, **section.model_dump(mode="json", exclude={"pairs"}), **judge}
+    left_out = {"pairs": True, "curriculum": {"against_random"}}
+    return {"seed": recipe.seed, **rl_section(recipe, stage).model_dump(mode="json", exclude=left_out), **judge}
 
 
 def preferences_config(recipe: Recipe) -> dict[str, Any]:

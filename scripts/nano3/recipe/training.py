@@ -141,6 +141,10 @@ class CurriculumSettings(Section):
         None, description="profile again after this many validations without a better reward; none: never"
     )
     least_gain: Rate = Field(0.005, description="a smaller rise of the held-out reward is none")
+    against_random: bool = Field(
+        False,
+        description="of rlvr1: also train the same stage with its prompts in random order; the report compares the two",
+    )
 
 
 class Grpo(Section):

@@ -131,16 +131,13 @@ class Curriculum:
     seed: int
     work: Path
     _planned: dict[int, list[list[int]]] = field(default_factory=dict)
+    _rates: dict[int, PassRates] = field(default_factory=dict)
     _running: dict[int, Iterator[list[int]]] = field(default_factory=dict)
 
     def prompts_of_step(self, step: int, at: Position) -> list[int]:
         """Indices of the prompts of one step (0 is the first)."""
-        begins, file = max(
-            ((first, file) for first, file in [[0, None], *at.state.get("profiles", [])] if first <= step),
-            key=lambda profile: profile[0],
-        )
+        begins, rates = self._profile(step, at)
         if begins not in self._running:
-            rates = self.rates if file is None else read_profile(self.work / file)
             self._running[begins] = schedule(
                 self.by_environment,
                 rates,
@@ -156,6 +153,20 @@ class Curriculum:
         while len(planned) <= step - begins:
             planned.append(next(self._running[begins]))
         return planned[step - begins]
+
+    def pass_rates(self, step: int, at: Position) -> PassRates:
+        """The profile that a step's prompts are chosen by."""
+        return self._profile(step, at)[1]
+
+    def _profile(self, step: int, at: Position) -> tuple[int, PassRates]:
+        """The step from which the profile of this step counts, and that profile."""
+        begins, file = max(
+            ((first, file) for first, file in [[0, None], *at.state.get("profiles", [])] if first <= step),
+            key=lambda profile: profile[0],
+        )
+        if begins not in self._rates:
+            self._rates[begins] = self.rates if file is None else read_profile(self.work / file)
+        return begins, self._rates[begins]
 
     def after_validation(self, at: Position, reward: float, profile: Callable[[], list[dict]]) -> bool:
         """Note a held-out reward; on a plateau, profile again. Returns whether it did."""

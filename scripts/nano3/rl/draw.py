@@ -126,9 +126,11 @@ def roll(model: NemotronH, task: Task, step: int, machine: Machine) -> list[Roll
 def _roll(
     model: NemotronH, task: Task, step: int, machine: Machine, at: Position
 ) -> tuple[list[Rollout], dict[str, float]]:
-    settings = task.settings
+    settings, known = task.settings, {}
     if task.curriculum is not None:
         chosen = task.curriculum.prompts_of_step(step, at)
+        rates = task.curriculum.pass_rates(step, at)
+        known["pass_rate"] = mean(rates[index] for index in chosen)  # what the profile says of the step's prompts
     else:
         chosen = prompts_of_step(
             task.by_environment,
@@ -139,7 +141,8 @@ def _roll(
         )
     rows = [task.train[index] for index in chosen]
     seed = derived_seed(task.seed, task.stage, "rollout", step)
-    return _respond(model, task, rows, settings.generations_per_prompt, seed, machine)
+    rolled, judged = _respond(model, task, rows, settings.generations_per_prompt, seed, machine)
+    return rolled, judged | known
 
 
 def _respond(

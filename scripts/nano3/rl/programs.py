@@ -8,7 +8,7 @@ from typing import Any
 
 from nano3.model import hf
 from nano3.recipe import load_recipe
-from nano3.recipe.stages import rl_config
+from nano3.recipe.stages import rl_config, rl_section
 from nano3.rl import draw, rlvr, scoring
 from nano3.rl.curriculum import read_profile
 from nano3.rl.rollout import ChatTokenizer, load_chat_tokenizer
@@ -32,7 +32,7 @@ def grpo_stage(
     prompts: "train" or "valid" -> rows; inputs: the artifacts that it and the judge read, by name; judge: makes what
     scores the responses, None: the environments do. options.profile: pass rates, where the recipe has a curriculum."""
     recipe = load_recipe(options.recipe)
-    settings, before = getattr(recipe.rl, name), directory_of(options.model)
+    settings, before = rl_section(recipe, name), directory_of(options.model)
     profile = directory_of(options.profile) if getattr(options, "profile", None) else None
     inputs = {"model": before, **inputs, **({"profile": profile} if profile else {})}
     stage = f"rl/{name}"

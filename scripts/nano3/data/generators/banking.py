@@ -28,7 +28,7 @@ def draw(rng: random.Random, level: int) -> Problem:
     if level > 1:
         messages += [assistant(asked, "Something is missing."), user(answer)]
         script = [{"asked": asked.strip("?").split()[-1:], "say": answer}]
-    messages += [call(name, arguments, reasoning=f"I need {name}."), result("done"), assistant("Done.")]
+    messages += [call(name, arguments, reasoning=f"I need {name}."), result("done"), assistant("Done.", "It is done.")]
     verifier = {
         "database": {"accounts": accounts, "cards": cards},
         "user": script,

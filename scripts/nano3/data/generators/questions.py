@@ -1,4 +1,4 @@
-"""Open questions with a short answer in words: what comes next, the opposite, the plural, a number in words."""
+"""Open questions with a short answer in words: what comes next, the opposite, the plural, what is where."""
 
 # ruff: noqa: SIM905 (words in a row read better than a list of quoted words)
 
@@ -9,7 +9,7 @@ from nano3.data.generators.problem import OPEN_QA, Problem, assistant, user
 from nano3.data.generators.words import ANIMALS, DAYS, ITEMS, plural
 from nano3.errors import UserError
 
-LEVELS = (1, 3)  # 1: one step; 2: two steps; 3: three steps along a row
+LEVELS = (1, 3)  # steps along a row; of "reading": one thing more is told of than that
 
 _MONTHS = "January February March April May June July August September October November December".split()
 _LETTERS = list("abcdefghijklmnopqrstuvwxyz")
@@ -22,7 +22,7 @@ _OPPOSITES = (
     "hot:cold big:small up:down left:right day:night wet:dry old:new fast:slow hard:soft light:dark open:closed "
     "full:empty early:late long:short high:low happy:sad rich:poor strong:weak clean:dirty near:far"
 ).split()
-KINDS = ("next", "opposite", "plural")
+KINDS = ("next", "opposite", "plural", "reading")
 
 
 def draw(rng: random.Random, level: int, kinds: Sequence[str] = KINDS) -> Problem:
@@ -62,4 +62,12 @@ def _plural(rng: random.Random, level: int) -> tuple[str, str, str, str]:
     return f"plural:{noun}", question, plural(noun), f"one {noun}, two {plural(noun)}"
 
 
-_QUESTIONS = {"next": _next, "opposite": _opposite, "plural": _plural}
+def _reading(rng: random.Random, level: int) -> tuple[str, str, str, str]:
+    boxes, things = rng.sample(range(10, 100), level + 1), rng.sample(ITEMS, level + 1)
+    told = [f"The {thing} is in box {box}." for box, thing in zip(boxes, things, strict=True)]
+    asked = rng.randrange(len(told))
+    question = f"{' '.join(told)} Where is the {things[asked]}?"
+    return f"reading:{boxes}:{things[asked]}", question, f"box {boxes[asked]}", told[asked]
+
+
+_QUESTIONS = {"next": _next, "opposite": _opposite, "plural": _plural, "reading": _reading}

@@ -6,11 +6,13 @@ not offered.
 
 import json
 import random
+from collections.abc import Sequence
 
 from nano3.data.generators.open_chat import small_talk
 from nano3.data.generators.problem import TOOL_USE, Problem, assistant, call, tool, user
 from nano3.data.generators.problem import result as tool_result
 from nano3.data.generators.words import CITIES, DAYS, ITEMS, NAMES
+from nano3.errors import UserError
 
 LEVELS = (0, 4)  # tools offered
 
@@ -26,15 +28,21 @@ _TOOLS = {
     "set_alarm": ("Set an alarm", {"day": "string", "hour": "integer"}),
     "send_note": ("Send a short note", {"to": "string", "text": "string"}),
 }
+TOOLS = tuple(_TOOLS)
 _NOTES = ("call me", "see you soon", "lunch at noon", "good luck", "well done")
 _WEATHER = ("sunny", "rainy", "cloudy", "windy", "snowy")
 
 
-def draw(rng: random.Random, level: int) -> Problem:
-    """A request with `level` tools offered, exactly one of which fits, or none does."""
+def draw(rng: random.Random, level: int, tools: Sequence[str] = TOOLS) -> Problem:
+    """A request with `level` of the tools offered, exactly one of which fits, or none does."""
+    unknown = sorted(set(tools) - set(TOOLS))
+    if unknown or len(tools) < max(1, level):
+        raise UserError(
+            f"tool_calls: level {level} with the tools {list(tools)}: expected at least that many of {', '.join(TOOLS)}"
+        )
     if level and rng.random() < _NO_CALL_SHARE:
-        return _without_call(rng, level)
-    name = rng.choice(list(_TOOLS))
+        return _without_call(rng, level, tools)
+    name = rng.choice(list(tools))
     request, arguments, result, reply = _REQUESTS[name](rng)
     as_text = json.dumps(arguments, separators=(",", ":"))
     key = f"{name}:{as_text}"
@@ -45,22 +53,22 @@ def draw(rng: random.Random, level: int) -> Problem:
         user(request),
         call(name, arguments, reasoning=f"I need {name}."),
         tool_result(result),
-        assistant(reply),
+        assistant(reply, f"The tool says {result}."),
     ]
-    others = rng.sample([other for other in _TOOLS if other != name], level - 1)
+    others = rng.sample([other for other in tools if other != name], level - 1)
     offered = [name, *others]
     rng.shuffle(offered)
     verifier = {"expected_action": {"type": "function_call", "name": name, "arguments": as_text}}
     return Problem(key, messages, TOOL_USE, verifier, [_definition(each) for each in offered])
 
 
-def _without_call(rng: random.Random, level: int) -> Problem:
+def _without_call(rng: random.Random, level: int, tools: Sequence[str]) -> Problem:
     request, reply, _ = small_talk(rng)
-    offered = rng.sample(list(_TOOLS), level)
+    offered = rng.sample(list(tools), level)
     messages = [user(request), assistant(reply, "No tool is needed.")]
     key = f"no call:{request}:{','.join(sorted(offered))}"
-    tools = [_definition(name) for name in offered]
-    return Problem(key, messages, TOOL_USE, {"expected_action": {"type": "message"}}, tools)
+    defined = [_definition(name) for name in offered]
+    return Problem(key, messages, TOOL_USE, {"expected_action": {"type": "message"}}, defined)
 
 
 def _definition(name: str) -> dict:

@@ -57,7 +57,11 @@ def draw(rng: random.Random, level: int, kinds: Sequence[str] = KINDS) -> Proble
         found = json.dumps([chosen], separators=(",", ":"))
         messages += [call(searching, {"query": chosen[named]}, reasoning=f"Find {chosen[named]}."), result(found)]
     arguments = {identity: chosen["id"], **more}
-    messages += [call(acting, arguments, reasoning=f"The id is {chosen['id']}."), result(done), assistant("Done.")]
+    messages += [
+        call(acting, arguments, reasoning=f"The id is {chosen['id']}."),
+        result(done),
+        assistant("Done.", "It is done."),
+    ]
     offered = [acting] if known else [searching, acting]
     if level == 3:
         offered.append(rng.choice([name for name in _TOOLS if name not in offered]))
