@@ -260,13 +260,23 @@ def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) ->
     probs = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+        ordered = ordered.masked_fill(running_sum(ordered, torch.float32) - ordered >= top_p, 0)
         return order.gather(1, _invert(ordered, uniform)[:, None]).squeeze(1)
     return _invert(probs, uniform)
 
 
+def running_sum(probs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums of probabilities [b, V] up to and including each place, in `dtype`.
+
+    On a GPU as whole multiples of 2^-52, whose sums are the same bits in any order, and float64: torch vouches for no
+    cumulative sum of floats there."""
+    if probs.device.type == "cpu":
+        return probs.cumsum(-1, dtype=dtype)
+    return (probs.double() * 2**52).long().cumsum(-1).double() * 2**-52
+
+
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    cumulative = running_sum(probs, torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=probs.shape[-1] - 1)
 
