@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--vocabulary", type=int, help="another size of the vocabulary")
     arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default cpu)")
     arguments.add_argument("--only", help="time only what has this in its name, e.g. nano3; the ratios are then to it")
+    arguments.add_argument("--eager", action="store_true", help="leave out the compiled decoding step")
     arguments.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), help="default: all this device has")
     arguments.add_argument(
         "--profile", action="store_true", help="also list the operations that our model spends time in"
@@ -194,7 +195,7 @@ def generation_turns(ours, theirs, rows: int, options) -> dict[str, Callable[[],
         suffix = "" if precision == "fp32" else f", {precision}"
         turns[OURS + suffix] = our_generation_turn(ours, prompts, precision, options)
         turns[BASELINE + suffix] = their_generation_turn(theirs, prompts, precision, options)
-        if can_compile() and options.recipe is None:
+        if can_compile() and not options.eager:
             turns[f"{OURS}, compiled{suffix}"] = our_generation_turn(ours, prompts, precision, options, compiled=True)
     return turns
 

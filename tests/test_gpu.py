@@ -26,6 +26,7 @@ from nano3.train import loop
 from nano3.train.hardware import arithmetic
 from nano3.train.loss import summed_cross_entropy
 from nano3.train.tracking import read_rows
+from test_model_moe import one_kernel_and_one_at_a_time
 from test_model_parity import CONFIG, trained_looking
 from test_model_sequence import difference, doc_ids_of, recurrence, relative
 from test_rl_stages import dpo_world, interrupted, script
@@ -59,8 +60,8 @@ CUTS = [0, 1, 64, 70, 161, 200]
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7], list(range(90)), [8, 8, 8]]
 
 
-def new_model(device: str = DEVICE) -> NemotronH:
-    return trained_looking(CONFIG.model_copy(update=SHAPE)).to(device)
+def new_model(device: str = DEVICE, **changes) -> NemotronH:
+    return trained_looking(CONFIG.model_copy(update=SHAPE | changes)).to(device)
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +112,9 @@ def test_logits_loss_and_every_gradient_are_those_of_the_cpu(ids, packed, record
     record_property("logits", difference(our_logits, logits))
     record_property("loss", abs(our_loss - loss))
     record_property("gradients", max(worst.values()))
-    assert difference(our_logits, logits) <= 1e-5
+    assert difference(our_logits, logits) <= 6e-6
     assert abs(our_loss - loss) <= 2e-6
-    assert {name: value for name, value in worst.items() if not value <= 5e-5} == {}
+    assert {name: value for name, value in worst.items() if not value <= 2e-5} == {}
 
 
 def test_a_repeated_training_step_gives_the_same_bits(ids):
@@ -156,27 +157,18 @@ def test_bfloat16_products_stay_close_and_router_and_scan_stay_float32(ids, pack
     assert {name: value for name, value in apart.items() if not value <= 0.4} == {}
 
 
-@pytest.mark.parametrize("sizes", [[5, 0, 40, 3], [0, 0, 0, 48], [12, 12, 12, 12], [1, 46, 1, 0]])
+@pytest.mark.parametrize("sizes", [[5, 0, 40, 3], [0, 0, 0, 480], [120, 120, 120, 120], [1, 46, 1, 0]])
 def test_experts_in_one_kernel_equal_one_at_a_time(sizes, monkeypatch, record_property):
-    """In bfloat16, where a GPU multiplies all of them at once; experts without a token get a gradient of zero."""
-    torch.manual_seed(0)
-    chosen = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))[torch.randperm(48)].view(24, 2).to(DEVICE)
-    weights = torch.rand(24, 2, device=DEVICE)
-    x, up, down = (torch.randn(shape, device=DEVICE).bfloat16() for shape in ((24, 64), (4, 32, 64), (4, 32, 64)))
-    dy = torch.randn(24, 64, device=DEVICE).bfloat16()
-
-    def run(grouped: bool) -> list[torch.Tensor]:
-        monkeypatch.setattr(moe, "can_group", lambda up: grouped)
-        leaves = [value.clone().requires_grad_() for value in (x, weights, up, down)]
-        y = moe._SortedExperts.apply(leaves[0], leaves[1], chosen, *leaves[2:])
-        y.backward(dy)
-        return [y.detach(), *(leaf.grad for leaf in leaves)]
-
-    apart = [((a - b).float().norm() / b.float().norm()).item() for a, b in zip(run(True), run(False), strict=True)]
+    """An expert without a token gets a gradient of zero, whatever was in its memory before."""
+    if DEVICE == "cuda" and not moe.can_group(torch.empty(4, 32, 64, device=DEVICE, dtype=torch.bfloat16)):
+        pytest.skip("this GPU has no kernel that multiplies all experts at once; it needs a Hopper GPU or later")
+    grouped, single = one_kernel_and_one_at_a_time(sizes, DEVICE, monkeypatch)
+    apart = [((a - b).float().norm() / b.float().norm()).item() for a, b in zip(grouped, single, strict=True)]
     record_property("worst", max(apart))
     assert max(apart) <= 1e-2
-    again = zip(run(True), run(True), strict=True)
-    assert all(torch.equal(a, b) for a, b in again)
+    assert grouped[3].flatten(1).any(1).tolist() == [size > 0 for size in sizes]
+    again, _ = one_kernel_and_one_at_a_time(sizes, DEVICE, monkeypatch)
+    assert all(torch.equal(a, b) for a, b in zip(grouped, again, strict=True))
 
 
 @pytest.mark.parametrize("scale", [1.0, 12.0])
@@ -196,7 +188,7 @@ def test_the_chunked_scan_and_its_gradients_equal_the_recurrence(scale, record_p
     apart = [relative(mine, variable.grad) for mine, variable in zip(gradients, exact, strict=True)]
     record_property("output", relative(ours, y))
     record_property("gradients", max(apart))
-    assert relative(ours, y) < 2e-6 and relative(final, state) < 2e-6
+    assert relative(ours, y) < 1e-6 and relative(final, state) < 1e-6
     assert max(apart) < 5e-5
 
 
@@ -207,7 +199,7 @@ def test_prefill_and_cached_decoding_equal_a_full_pass(ids, record_property):
         pieces = torch.cat([model(part, cache=cache) for part in ids.split([70, 1, 1, 30, 1, 98], dim=1)], 1)
         apart = difference(pieces, model(ids))
     record_property("logits", apart)
-    assert apart <= 1e-5
+    assert apart <= 5e-6
 
 
 def test_greedy_text_is_that_of_the_cpu(record_property):
@@ -218,7 +210,7 @@ def test_greedy_text_is_that_of_the_cpu(record_property):
         torch.tensor(a.logprobs).sub(torch.tensor(b.logprobs)).abs().max() for a, b in zip(ours, cpus, strict=True)
     ]
     record_property("log-probabilities", max(apart).item())
-    assert max(apart) <= 1e-4
+    assert max(apart) <= 1e-5
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7, "top_p": 0.8}], ids=["plain", "top-p"])
@@ -228,8 +220,10 @@ def test_sampled_text_is_that_of_the_cpu(settings):
     assert same >= 15  # of 16: a draw may fall between two roundings of a cumulative probability
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_same_seed_gives_the_same_bits_and_another_seed_another_text(precision):
+@pytest.mark.parametrize(("precision", "experts"), [("fp32", "joined"), ("bf16", "joined"), ("bf16", "sorted")])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_another_text(precision, experts, monkeypatch):
+    if experts == "sorted":
+        monkeypatch.setattr(moe, "DENSE_BELOW", 0)
     model, settings = new_model(), {"max_new_tokens": 40, "stop_ids": [0, 1, 2, 3, 4, 5]}
     with arithmetic(DEVICE, precision):
         first, again = (generate(model, PROMPTS * 4, seed=5, **settings) for _ in range(2))
@@ -237,15 +231,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_another_text(precisi
         assert first != generate(model, PROMPTS * 4, seed=6, **settings)
 
 
-def test_a_compiled_step_writes_the_same_greedy_text(record_property):
-    model, settings = new_model(), {"max_new_tokens": 60, "temperature": 0}
-    eager, compiled = generate(model, PROMPTS, **settings), generate(model, PROMPTS, **settings, compiled=True)
-    assert [c.tokens for c in compiled] == [c.tokens for c in eager]
-    apart = max(
-        torch.tensor(a.logprobs).sub(torch.tensor(b.logprobs)).abs().max() for a, b in zip(compiled, eager, strict=True)
-    )
-    record_property("log-probabilities", apart.item())
-    assert apart <= 1e-4
+@pytest.mark.parametrize("vocabulary", [512, 20_000])
+def test_a_compiled_step_writes_the_same_text(vocabulary, record_property):
+    model, settings = new_model(vocab_size=vocabulary), {"max_new_tokens": 60}
+    for temperature in (0, 1):
+        eager, compiled = (
+            generate(model, PROMPTS, **settings, temperature=temperature, compiled=flag) for flag in (False, True)
+        )
+        assert [c.tokens for c in compiled] == [c.tokens for c in eager]
+        pairs = zip(compiled, eager, strict=True)
+        apart = max(torch.tensor(a.logprobs).sub(torch.tensor(b.logprobs)).abs().max().item() for a, b in pairs)
+        record_property(f"log-probabilities at {temperature}", apart)
+        assert apart <= 1e-5
+
+
+def test_a_compiled_step_with_sorted_experts_writes_the_same_bits_twice(monkeypatch):
+    monkeypatch.setattr(moe, "DENSE_BELOW", 0)
+    model = new_model()
+    with arithmetic(DEVICE, "bf16"):
+        first, again = (generate(model, PROMPTS, max_new_tokens=20, compiled=True) for _ in range(2))
+    assert first == again
 
 
 def test_logits_and_every_gradient_are_those_of_transformers(ids, tmp_path, record_property):
@@ -256,14 +261,14 @@ def test_logits_and_every_gradient_are_those_of_transformers(ids, tmp_path, reco
     with torch.no_grad():
         apart = difference(model(ids), theirs(ids, use_cache=False).logits)
     record_property("logits", apart)
-    assert apart <= 2e-5
+    assert apart <= 5e-6
     torch.use_deterministic_algorithms(False)  # their sums over experts and along time have no deterministic kernel
     model(ids).logsumexp(-1).square().mean().backward()
     theirs(ids, use_cache=False).logits.logsumexp(-1).square().mean().backward()
     for name in ("embeddings", "lm_head"):
         own, other = (next(p.grad for n, p in m.named_parameters() if name in n) for m in (model, theirs))
         record_property(f"gradient of {name}", relative(own, other))
-        assert relative(own, other) <= 1e-4
+        assert relative(own, other) <= 1e-5
 
 
 # Stages of training, by their scripts
@@ -321,7 +326,7 @@ def test_fine_tuning_interrupted_after_a_checkpoint_goes_on_to_the_same_bytes(
     assert read_manifest(calm).statistics["steps"] == 12
 
 
-@pytest.mark.parametrize(("precision", "largest"), [("fp32", 1.001), ("bf16", 1.5)])
+@pytest.mark.parametrize(("precision", "largest"), [("fp32", 1.0001), ("bf16", 1.1)])
 def test_grpo_resumes_to_the_same_bytes_and_trainer_and_generator_agree(
     precision, largest, tmp_path, monkeypatch, record_property
 ):

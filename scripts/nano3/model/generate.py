@@ -20,6 +20,7 @@ from nano3.errors import UserError
 from nano3.model.cache import Cache, empty_cache
 from nano3.model.nemotron_h import NemotronH
 
+SUM_BLOCK = 512  # tokens whose probabilities a GPU sums at a time
 COMPACT_AT = 0.75  # drop finished rows once no more than this share of the batch is still running
 
 
@@ -269,10 +270,14 @@ def running_sum(probs: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums of probabilities [b, V] up to and including each place, in `dtype`.
 
     On a GPU as whole multiples of 2^-52, whose sums are the same bits in any order, and float64: torch vouches for no
-    cumulative sum of floats there."""
+    cumulative sum of floats there. And in blocks: torch 2.11 can't compile a long sum over few rows."""
     if probs.device.type == "cpu":
         return probs.cumsum(-1, dtype=dtype)
-    return (probs.double() * 2**52).long().cumsum(-1).double() * 2**-52
+    whole = F.pad((probs.double() * 2**52).long(), (0, -probs.shape[-1] % SUM_BLOCK))
+    within = whole.unflatten(-1, (-1, SUM_BLOCK)).cumsum(-1)  # [b, blocks, SUM_BLOCK]
+    totals = within[..., -1]
+    sums = within + (totals.cumsum(-1) - totals)[..., None]
+    return sums.flatten(-2)[:, : probs.shape[-1]].double() * 2**-52
 
 
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:

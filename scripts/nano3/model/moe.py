@@ -55,9 +55,10 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(shape))  # [E, F, D]
         self.down_proj = nn.Parameter(torch.empty(shape))  # [E, F, D]: transposed against the usual [D, F]
 
-    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """x [N, D], weights and experts [N, k] -> [N, D]."""
-        up, down = self.up_proj, self.down_proj
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor, matrices: "DecodingWeights | None" = None) -> Tensor:
+        """x [N, D], weights and experts [N, k] -> [N, D]. `matrices`: the own ones, as `MoE.decoding_weights` made
+        them."""
+        up, down = (matrices.up, matrices.down) if matrices is not None else (self.up_proj, self.down_proj)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
@@ -204,10 +205,15 @@ class _ReluSquared(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class DecodingWeights:
-    """The matrices of all routed experts and, at the end, of the shared one; W = E*F + the shared expert's width."""
+    """Matrices in the type of the products: those of all routed experts and, at the end, of the shared one, with
+    W = E*F + the shared expert's width; or those of the routed experts alone."""
 
-    up: Tensor  # [W, D]
-    down: Tensor  # [W, D]
+    up: Tensor  # [W, D] or [E, F, D]
+    down: Tensor  # [W, D] or [E, F, D]
+
+    @property
+    def joined(self) -> bool:
+        return self.up.ndim == 2
 
 
 class MoE(nn.Module):
@@ -225,35 +231,38 @@ class MoE(nn.Module):
         """Copies and pickles leave the last forward's graph behind."""
         return self.__dict__ | {"scores": None}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, matrices: DecodingWeights | None = None) -> Tensor:
         """x [.., D] -> [.., D]."""
         flat = x.flatten(0, -2)
         scores, weights, experts = self.gate(flat)
         if self.training and torch.is_grad_enabled():
             self.counts += torch.bincount(experts.flatten(), minlength=self.counts.shape[0])
             self.scores = scores.view(*x.shape[:-1], -1)
-        return (self.experts(flat, weights, experts) + self.shared_experts(flat)).view_as(x)
+        return (self.experts(flat, weights, experts, matrices) + self.shared_experts(flat)).view_as(x)
 
     def decoding_weights(self, rows: int) -> DecodingWeights | None:
-        """All experts as one for steps of `rows` tokens; None where that many tokens are better sorted by expert."""
-        up, down = self.experts.up_proj.flatten(0, 1), self.experts.down_proj.flatten(0, 1)
-        if rows * up.numel() >= DENSE_BELOW * self.experts.up_proj.shape[0]:
-            return None
+        """What steps of `rows` tokens read: all experts as one, or where that many tokens are better sorted by expert,
+        each in the type that autocast would otherwise give it in every step. None: the parameters as they are."""
+        up, down = self.experts.up_proj, self.experts.down_proj
         shared, device = self.shared_experts, up.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else up.dtype
-        joined = [torch.cat([up, shared.up_proj.weight]), torch.cat([down, shared.down_proj.weight.T])]
+        if rows * up.numel() >= DENSE_BELOW * up.shape[0]:
+            return None if dtype == up.dtype else DecodingWeights(up.to(dtype), down.to(dtype))
+        joined = [torch.cat([up.flatten(0, 1), shared.up_proj.weight])]
+        joined += [torch.cat([down.flatten(0, 1), shared.down_proj.weight.T])]
         return DecodingWeights(*(matrix.to(dtype) for matrix in joined))
 
-    def step(self, x: Tensor, joined: DecodingWeights | None) -> Tensor:
-        """One token per row without gradient, x [N, D] -> [N, D]: two products for all experts and the shared one."""
-        if joined is None:
-            return self(x)
+    def step(self, x: Tensor, matrices: DecodingWeights | None) -> Tensor:
+        """One token per row without gradient, x [N, D] -> [N, D]: where all experts are joined, two products for them
+        and the shared one."""
+        if matrices is None or not matrices.joined:
+            return self(x, matrices)
         _, weights, experts = self.gate(x)
         count, width, _ = self.experts.up_proj.shape
-        hidden = F.linear(x, joined.up).relu_().square_()
+        hidden = F.linear(x, matrices.up).relu_().square_()
         routed = hidden[:, : count * width].view(-1, count, width)
         routed.mul_(gates(weights, experts, count).to(hidden.dtype)[..., None])
-        return hidden @ joined.down
+        return hidden @ matrices.down
 
     @torch.no_grad()
     def update_bias(self, rate: float) -> None:
