@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nano3.model import moe
+from nano3.model.generate import generate
 from nano3.model.moe import Experts, Router, dense_experts
 from test_model_parity import CONFIG, trained_looking
 
@@ -51,6 +52,44 @@ def test_gradients_of_the_sorted_experts_are_right_also_for_an_expert_without_to
     assert torch.autograd.gradcheck(
         lambda *v: moe._SortedExperts.apply(v[0], v[1], experts, *v[2:]), (x, weights, up, down)
     )
+
+
+def one_kernel_and_one_at_a_time(sizes, device, monkeypatch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Output and gradients of four experts with so many slots each, in bfloat16, computed in both ways."""
+    torch.manual_seed(0)
+    chosen = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))[torch.randperm(sum(sizes))]
+    chosen, weights = chosen.view(-1, 2).to(device), torch.rand(sum(sizes) // 2, 2, device=device)
+    x, up, down = (
+        torch.randn(shape, device=device).bfloat16() for shape in ((len(chosen), 64), (4, 32, 64), (4, 32, 64))
+    )
+    dy, results = torch.randn_like(x), []
+    for grouped in (True, False):
+        monkeypatch.setattr(moe, "can_group", lambda up, grouped=grouped: grouped)
+        leaves = [value.clone().requires_grad_() for value in (x, weights, up, down)]
+        y = moe._SortedExperts.apply(leaves[0], leaves[1], chosen, *leaves[2:])
+        y.backward(dy)
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    return results
+
+
+@pytest.mark.parametrize("sizes", [[5, 0, 40, 3], [0, 0, 0, 48], [12, 12, 12, 12], [1, 46, 1, 0]])
+def test_experts_in_one_kernel_equal_one_at_a_time(sizes, monkeypatch):
+    grouped, single = one_kernel_and_one_at_a_time(sizes, "cpu", monkeypatch)
+    for ours, expected in zip(grouped, single, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-2, atol=1e-2)
+    assert grouped[3].flatten(1).any(1).tolist() == [size > 0 for size in sizes]
+
+
+def test_decoding_casts_the_sorted_experts_once_and_not_in_every_step(monkeypatch):
+    model, prompts = trained_looking().eval(), [[1, 2, 3], [4]]
+    monkeypatch.setattr(moe, "DENSE_BELOW", 0)
+    assert model.layers[1].mixer.decoding_weights(2) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        prepared = model.layers[1].mixer.decoding_weights(2)
+        assert prepared.up.dtype == torch.bfloat16 and not prepared.joined
+        once = generate(model, prompts, max_new_tokens=12)
+        monkeypatch.setattr(moe.MoE, "decoding_weights", lambda self, rows: None)
+        assert generate(model, prompts, max_new_tokens=12) == once
 
 
 def test_counts_are_of_training_forwards_and_start_anew_after_the_update():

@@ -41,6 +41,9 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(b, t, self.kv_heads, self.head_dim).transpose(1, 2)
         if state is not None:
             k, v = state.write(cache.length, k, v)  # [b, k, s, d]
+        if mask is not None and x.is_cuda:
+            # Of the kernels that never hold all scores, the one that takes a mask wants a key for every query head.
+            k, v = (each.repeat_interleave(self.heads // self.kv_heads, 1) for each in (k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
 

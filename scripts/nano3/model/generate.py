@@ -20,6 +20,7 @@ from nano3.errors import UserError
 from nano3.model.cache import Cache, empty_cache
 from nano3.model.nemotron_h import NemotronH
 
+SUM_BLOCK = 512  # tokens whose probabilities a GPU sums at a time
 COMPACT_AT = 0.75  # drop finished rows once no more than this share of the batch is still running
 
 
@@ -260,13 +261,27 @@ def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) ->
     probs = (logits if temperature == 1 else logits / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0)
+        ordered = ordered.masked_fill(running_sum(ordered, torch.float32) - ordered >= top_p, 0)
         return order.gather(1, _invert(ordered, uniform)[:, None]).squeeze(1)
     return _invert(probs, uniform)
 
 
+def running_sum(probs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums of probabilities [b, V] up to and including each place, in `dtype`.
+
+    On a GPU as whole multiples of 2^-52, whose sums are the same bits in any order, and float64: torch vouches for no
+    cumulative sum of floats there. And in blocks: torch 2.11 can't compile a long sum over few rows."""
+    if probs.device.type == "cpu":
+        return probs.cumsum(-1, dtype=dtype)
+    whole = F.pad((probs.double() * 2**52).long(), (0, -probs.shape[-1] % SUM_BLOCK))
+    within = whole.unflatten(-1, (-1, SUM_BLOCK)).cumsum(-1)  # [b, blocks, SUM_BLOCK]
+    totals = within[..., -1]
+    sums = within + (totals.cumsum(-1) - totals)[..., None]
+    return sums.flatten(-2)[:, : probs.shape[-1]].double() * 2**-52
+
+
 def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    cumulative = running_sum(probs, torch.float64)
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=probs.shape[-1] - 1)
 

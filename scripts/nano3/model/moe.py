@@ -55,9 +55,10 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(shape))  # [E, F, D]
         self.down_proj = nn.Parameter(torch.empty(shape))  # [E, F, D]: transposed against the usual [D, F]
 
-    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
-        """x [N, D], weights and experts [N, k] -> [N, D]."""
-        up, down = self.up_proj, self.down_proj
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor, matrices: "DecodingWeights | None" = None) -> Tensor:
+        """x [N, D], weights and experts [N, k] -> [N, D]. `matrices`: the own ones, as `MoE.decoding_weights` made
+        them."""
+        up, down = (matrices.up, matrices.down) if matrices is not None else (self.up_proj, self.down_proj)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
@@ -88,23 +89,19 @@ class _SortedExperts(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weights, experts, up, down):
         n, k = experts.shape
-        order = experts.flatten().argsort(stable=True)  # [S] slots (token * k + choice) by expert
+        chosen, order = experts.flatten().sort(stable=True)  # [S] slots (token * k + choice) by expert
         place = torch.empty_like(order)
         place[order] = torch.arange(n * k, device=order.device)  # where a slot went
         place = place.view(n, k)
-        sizes = torch.bincount(experts.flatten(), minlength=up.shape[0]).tolist()
+        groups = _groups(chosen, up)
         token = order.div(k, rounding_mode="floor")
         gathered = x.index_select(0, token)  # [S, D]
-        hidden = x.new_empty(n * k, up.shape[1])
-        for x_e, up_e, hidden_e in zip(gathered.split(sizes), up.unbind(), hidden.split(sizes), strict=True):
-            torch.mm(x_e, up_e.T, out=hidden_e)
+        hidden = _of_each(gathered, up.transpose(1, 2), groups)
         squared = hidden.relu_().square()
-        out = torch.empty_like(gathered)
-        for squared_e, down_e, out_e in zip(squared.split(sizes), down.unbind(), out.split(sizes), strict=True):
-            torch.mm(squared_e, down_e, out=out_e)
+        out = _of_each(squared, down, groups)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(gathered, hidden, squared, out, weights, order, token, place, up, down)
-            ctx.sizes = sizes
+            ctx.groups = groups
         return _sum_slots(out, place, weights)
 
     @staticmethod
@@ -114,24 +111,54 @@ class _SortedExperts(torch.autograd.Function):
         dout = dy.index_select(0, token)  # [S, D]
         dweights = (out * dout).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
         dout.mul_(weights.flatten().index_select(0, order)[:, None])
-        dup, ddown = torch.empty_like(up), torch.empty_like(down)
-        dhidden, dx = torch.empty_like(hidden), torch.empty_like(gathered)
-        of_expert = [v.split(ctx.sizes) for v in (squared, dout, dhidden)]
-        for squared_e, dout_e, dhidden_e, down_e, ddown_e in zip(
-            *of_expert, down.unbind(), ddown.unbind(), strict=True
-        ):
-            torch.mm(squared_e.T, dout_e, out=ddown_e)
-            torch.mm(dout_e, down_e.T, out=dhidden_e)
+        ddown = _over_slots(squared, dout, ctx.groups)
+        dhidden = _of_each(dout, down.transpose(1, 2), ctx.groups)
         dhidden.mul_(hidden)  # half the gradient of relu(.)^2; the products below double it
-        of_expert = [v.split(ctx.sizes) for v in (gathered, dhidden, dx)]
-        for x_e, dhidden_e, dx_e, up_e, dup_e in zip(*of_expert, up.unbind(), dup.unbind(), strict=True):
-            _twice(dhidden_e.T, x_e, out=dup_e)
-            _twice(dhidden_e, up_e, out=dx_e)
+        dup = _over_slots(dhidden, gathered, ctx.groups, scale=2)
+        dx = _of_each(dhidden, up, ctx.groups, scale=2)
         return _sum_slots(dx, place, None), dweights, None, dup, ddown
 
 
-def _twice(a: Tensor, b: Tensor, out: Tensor) -> None:
-    torch.addmm(out, a, b, beta=0, alpha=2, out=out)
+def can_group(up: Tensor) -> bool:
+    """Whether one kernel can multiply all experts' slots, whatever their numbers: bfloat16 on a Hopper GPU or later."""
+    whole = all(size * up.element_size() % 16 == 0 for size in up.shape[1:])
+    return up.is_cuda and up.dtype == torch.bfloat16 and whole and torch.cuda.get_device_capability(up.device)[0] >= 9
+
+
+def _groups(chosen: Tensor, up: Tensor) -> list[int] | Tensor:
+    """How the slots are shared out, from their sorted experts [S]: the number of each expert's slots or, for products
+    in one kernel, where each expert's slots end [E] int32 - which the GPU alone knows, so that nobody waits for it."""
+    experts = up.shape[0]
+    if can_group(up):
+        return torch.searchsorted(chosen, torch.arange(experts, device=chosen.device), right=True, out_int32=True)
+    return torch.bincount(chosen, minlength=experts).tolist()
+
+
+def _of_each(a: Tensor, b: Tensor, groups: list[int] | Tensor, scale: int = 1) -> Tensor:
+    """scale * each slot's row times its expert's matrix: a [S, m], b [E, m, n] -> [S, n]."""
+    if isinstance(groups, Tensor):
+        return F.grouped_mm(a if scale == 1 else a * scale, b, offs=groups)
+    out = a.new_empty(a.shape[0], b.shape[2])
+    for a_e, b_e, out_e in zip(a.split(groups), b.unbind(), out.split(groups), strict=True):
+        _product(a_e, b_e, scale, out_e)
+    return out
+
+
+def _over_slots(a: Tensor, b: Tensor, groups: list[int] | Tensor, scale: int = 1) -> Tensor:
+    """scale * the sum over each expert's slots of row times row: a [S, m], b [S, n] -> [E, m, n]."""
+    if isinstance(groups, Tensor):
+        return F.grouped_mm((a if scale == 1 else a * scale).T, b, offs=groups)
+    out = a.new_empty(len(groups), a.shape[1], b.shape[1])
+    for a_e, b_e, out_e in zip(a.split(groups), b.split(groups), out.unbind(), strict=True):
+        _product(a_e.T, b_e, scale, out_e)
+    return out
+
+
+def _product(a: Tensor, b: Tensor, scale: int, out: Tensor) -> None:
+    if scale == 1:
+        torch.mm(a, b, out=out)
+    else:
+        torch.addmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
 def _sum_slots(values: Tensor, place: Tensor, weights: Tensor | None) -> Tensor:
@@ -178,10 +205,15 @@ class _ReluSquared(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class DecodingWeights:
-    """The matrices of all routed experts and, at the end, of the shared one; W = E*F + the shared expert's width."""
+    """Matrices in the type of the products: those of all routed experts and, at the end, of the shared one, with
+    W = E*F + the shared expert's width; or those of the routed experts alone."""
 
-    up: Tensor  # [W, D]
-    down: Tensor  # [W, D]
+    up: Tensor  # [W, D] or [E, F, D]
+    down: Tensor  # [W, D] or [E, F, D]
+
+    @property
+    def joined(self) -> bool:
+        return self.up.ndim == 2
 
 
 class MoE(nn.Module):
@@ -199,35 +231,38 @@ class MoE(nn.Module):
         """Copies and pickles leave the last forward's graph behind."""
         return self.__dict__ | {"scores": None}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, matrices: DecodingWeights | None = None) -> Tensor:
         """x [.., D] -> [.., D]."""
         flat = x.flatten(0, -2)
         scores, weights, experts = self.gate(flat)
         if self.training and torch.is_grad_enabled():
             self.counts += torch.bincount(experts.flatten(), minlength=self.counts.shape[0])
             self.scores = scores.view(*x.shape[:-1], -1)
-        return (self.experts(flat, weights, experts) + self.shared_experts(flat)).view_as(x)
+        return (self.experts(flat, weights, experts, matrices) + self.shared_experts(flat)).view_as(x)
 
     def decoding_weights(self, rows: int) -> DecodingWeights | None:
-        """All experts as one for steps of `rows` tokens; None where that many tokens are better sorted by expert."""
-        up, down = self.experts.up_proj.flatten(0, 1), self.experts.down_proj.flatten(0, 1)
-        if rows * up.numel() >= DENSE_BELOW * self.experts.up_proj.shape[0]:
-            return None
+        """What steps of `rows` tokens read: all experts as one, or where that many tokens are better sorted by expert,
+        each in the type that autocast would otherwise give it in every step. None: the parameters as they are."""
+        up, down = self.experts.up_proj, self.experts.down_proj
         shared, device = self.shared_experts, up.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else up.dtype
-        joined = [torch.cat([up, shared.up_proj.weight]), torch.cat([down, shared.down_proj.weight.T])]
+        if rows * up.numel() >= DENSE_BELOW * up.shape[0]:
+            return None if dtype == up.dtype else DecodingWeights(up.to(dtype), down.to(dtype))
+        joined = [torch.cat([up.flatten(0, 1), shared.up_proj.weight])]
+        joined += [torch.cat([down.flatten(0, 1), shared.down_proj.weight.T])]
         return DecodingWeights(*(matrix.to(dtype) for matrix in joined))
 
-    def step(self, x: Tensor, joined: DecodingWeights | None) -> Tensor:
-        """One token per row without gradient, x [N, D] -> [N, D]: two products for all experts and the shared one."""
-        if joined is None:
-            return self(x)
+    def step(self, x: Tensor, matrices: DecodingWeights | None) -> Tensor:
+        """One token per row without gradient, x [N, D] -> [N, D]: where all experts are joined, two products for them
+        and the shared one."""
+        if matrices is None or not matrices.joined:
+            return self(x, matrices)
         _, weights, experts = self.gate(x)
         count, width, _ = self.experts.up_proj.shape
-        hidden = F.linear(x, joined.up).relu_().square_()
+        hidden = F.linear(x, matrices.up).relu_().square_()
         routed = hidden[:, : count * width].view(-1, count, width)
         routed.mul_(gates(weights, experts, count).to(hidden.dtype)[..., None])
-        return hidden @ joined.down
+        return hidden @ matrices.down
 
     @torch.no_grad()
     def update_bias(self, rate: float) -> None:

@@ -102,7 +102,7 @@ def scan_forward(
     B, C = (v.view(bc, q, g, n).transpose(1, 2).reshape(bc * g, q, n) for v in (B, C))
 
     dt = dt.view(bc, q, h).transpose(1, 2)
-    cs = (dt.double() * A.double()[:, None]).cumsum(-1)
+    cs = running_sum(dt.double() * A.double()[:, None])
     high = cs.float()
     row = (cs - high).float().exp_()  # exp(low)
     enter = cs.exp().float()
@@ -185,13 +185,22 @@ def scan_backward(
     dx.addcmul_(dweighted.view(bc, h, q, p).transpose(1, 2), per_token(s.row.reciprocal()))
     ddt = (dx * s.x).sum(-1)  # [bc, q, h]
     dx.mul_(per_token(s.dt)).addcmul_(dy, D[:, None])
-    da = dcs.flip(-1).cumsum(-1).flip(-1)
+    da = running_sum(dcs.flip(-1)).flip(-1)
     da.masked_fill_(s.dt * A[:, None] < -25, 0)  # nothing gets past such a token: what is left is rounding
     dA = (da * s.dt).sum((0, 2)).float()
     ddt += (da * A.double()[:, None]).float().transpose(1, 2)
     dD = (dy * s.x).sum(-1).sum((0, 1))
     dB, dC = (v.view(bc, g, q, n).transpose(1, 2).reshape(b, t, g, n)[:, :tokens] for v in (dB, dC))
     return dx.view(b, t, h, p)[:, :tokens], ddt.view(b, t, h)[:, :tokens], dA, dB, dC, dD
+
+
+def running_sum(x: Tensor) -> Tensor:
+    """Sums of x [.., q] float64 along its last axis, up to and including each place.
+
+    On a GPU as a product with a triangle of ones: torch vouches for no cumulative sum of floats there."""
+    if x.device.type == "cpu":
+        return x.cumsum(-1)
+    return x @ x.new_ones(x.shape[-1], x.shape[-1]).triu_()
 
 
 def per_token(factor: Tensor) -> Tensor:

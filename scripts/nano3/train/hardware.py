@@ -22,16 +22,15 @@ def set_up(execution: Execution, section: str) -> str:
     # cuBLAS is deterministic only with a workspace of fixed size, chosen before its first call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False
+    # An error and not a warning: attention's backward pass on a GPU takes a mere warning as leave to be inexact.
+    torch.use_deterministic_algorithms(True)
     if not job.gpus_per_node or job.device == "cpu":
-        torch.use_deterministic_algorithms(True)
         return "cpu"
     if not torch.cuda.is_available():
         raise UserError(
             f"execution.{section}.gpus_per_node is {job.gpus_per_node} but this machine has no usable GPU.\n"
             f"  Run on a machine with GPUs, or set execution.{section}.gpus_per_node: 0 to train on the CPU."
         )
-    # A few CUDA kernels have no deterministic form (cumulative sums): a warning, for there only the CPU is exact.
-    torch.use_deterministic_algorithms(True, warn_only=True)
     return "cuda"
 
 
