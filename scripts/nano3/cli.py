@@ -13,6 +13,10 @@ from nano3.errors import Preempted, UserError
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
 
+# Threads of OpenMP wait for each other at a few hundred places of a step. By default they spin for milliseconds, which on
+# a machine that does something else as well makes training several times slower; this is read when torch is imported.
+SPINS = "2000"
+
 _log: TextIO | None = None
 
 
@@ -31,6 +35,7 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str] | None = None) -> 
 
     Rules hand artifacts over by their manifest; a path to a `manifest.json` is turned into its directory."""
     global _log
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     parsed = arguments.parse_args(argv)
     for name, value in vars(parsed).items():
         if isinstance(value, list):
