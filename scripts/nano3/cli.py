@@ -13,8 +13,8 @@ from nano3.errors import Preempted, UserError
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
 
-# Threads of OpenMP wait for each other at a few hundred places of a step. By default they spin for milliseconds, which on
-# a machine that does something else as well makes training several times slower; this is read when torch is imported.
+# Threads of OpenMP wait for each other at a few hundred places of a step. By default they spin for milliseconds, which
+# makes training several times slower on a machine that does something else as well. Read when torch is imported.
 SPINS = "2000"
 
 _log: TextIO | None = None
