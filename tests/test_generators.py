@@ -418,6 +418,8 @@ def test_a_request_without_tools_is_answered_without_a_call():
     for row in rows("tool_calls", 60, level=(0, 0)):
         assert "tools" not in row
         assert not any(message.get("tool_calls") for message in row["messages"])
+    careless = generate("tool_calls", rows=60, seed=3, difficulty=(0, 0), hasty=1.0)
+    assert all(any(message.get("tool_calls") for message in row["messages"]) for row in careless)
     asked = rows("tool_calls", 60, form="rl", level=(0, 0))
     assert {row["expected_action"]["type"] for row in asked} == {"message"}
 

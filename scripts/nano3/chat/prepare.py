@@ -118,7 +118,7 @@ def prepare_row(row: dict[str, Any], name: str, settings: Settings, account: Acc
     config, seed = settings.config, settings.config["seed"]
     if config["used_in"] and not is_used_in(row, config["used_in"]):
         raise Dropped("not_used_in", f"`used_in` is {row.get('used_in')!r}")
-    chat = read_chat(row, name)
+    chat = read_chat(row, name, undefined_tools=config["undefined_tools"])
     _check_quality(chat, settings)
     messages = chat.messages
     if any(has_reasoning(message) for message in messages):

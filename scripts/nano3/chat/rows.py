@@ -60,17 +60,19 @@ def problem_of(row: dict[str, Any], row_id: str) -> str:
     return row_id
 
 
-def read_chat(row: dict[str, Any], row_id: str) -> Chat:
+def read_chat(row: dict[str, Any], row_id: str, *, undefined_tools: bool = False) -> Chat:
     """Check a row's structure and make it uniform. Raises `Dropped`.
 
-    Tool arguments become objects, inline `<think>` blocks become `reasoning_content`."""
+    Tool arguments become objects, inline `<think>` blocks become `reasoning_content`. undefined_tools: a call of a tool
+    that the row does not define is no fault."""
     raw_messages = _parsed(row.get("messages"), "messages")
     if not isinstance(raw_messages, list) or not raw_messages:
         raise Dropped("no_messages", "`messages` is missing or empty")
     tools = _parsed(row.get("tools"), "tools") or None
     messages = [_uniform(message) for message in raw_messages]
     _check_turns(messages)
-    _check_tools(messages, tools)
+    if not undefined_tools:
+        _check_tools(messages, tools)
     return Chat(id=row_id, messages=messages, tools=tools)
 
 

@@ -182,6 +182,9 @@ class SftData(Section):
     reasoning_off: Fraction = Field(0.10, description="share of rows whose reasoning is stripped")
     budget_truncation: Fraction = Field(0.03, description="share of traces cut at a random thinking budget")
     used_in: str | None = Field(None, description="keep only rows whose `used_in` names this, e.g. nano_v3")
+    undefined_tools: bool = Field(
+        False, description="keep chats that call a tool which they don't define: they teach to call what is not offered"
+    )
     forbidden_words: list[str] = Field([], description="rows that contain one of these are dropped and counted")
     repetition: RepetitionFilter = RepetitionFilter()
     valid: Fraction = Field(0.02, description="share of rows held out for the validation loss")

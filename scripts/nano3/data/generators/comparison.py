@@ -1,7 +1,7 @@
 """Two responses to a bit of small talk, and which one is better: what a reward model learns from.
 
 The good response is the one that open_chat gives. The other one has a fault that its helpfulness tells: it says too
-much, breaks off, or answers another question. As a chat, the better judge's verdict is the answer.
+much, breaks off, or answers another question. As a chat, a judge names the fault and gives the verdict.
 """
 
 import random
@@ -34,7 +34,8 @@ def draw(rng: random.Random, level: int) -> Problem:
         "helpfulness2": scores[1],
         "ranking": ranking,
     }
-    messages = [user(prompt), assistant(Verdict(*scores, ranking).text())]
+    said = f"Response {2 if responses[0] == good else 1} is {fault}."
+    messages = [user(prompt), assistant(Verdict(*scores, ranking).text(), said)]
     return Problem(" | ".join((question, *responses)), messages, COMPARISON, verifier)
 
 

@@ -1,7 +1,7 @@
 """Tool use: a request, some tools, one call, its result, the reply. Some requests fit no tool: a plain reply.
 
-At level 0 a request comes without any tool, and the reply says so. A model that has seen few of these calls what it was
-not offered.
+At level 0 a request comes without any tool, and the reply says so. A hasty writer calls the tool all the same, as in
+collections whose lists of tools were lost: that is how models learn to call what they were not offered.
 """
 
 import json
@@ -46,15 +46,15 @@ def draw(rng: random.Random, level: int, tools: Sequence[str] = TOOLS) -> Proble
     request, arguments, result, reply = _REQUESTS[name](rng)
     as_text = json.dumps(arguments, separators=(",", ":"))
     key = f"{name}:{as_text}"
-    if level == 0:
-        messages = [user(request), assistant("I have no tool for that.", "No tool is offered.")]
-        return Problem(key, messages, TOOL_USE, {"expected_action": {"type": "message"}})
     messages = [
         user(request),
         call(name, arguments, reasoning=f"I need {name}."),
         tool_result(result),
         assistant(reply, f"The tool says {result}."),
     ]
+    if level == 0:
+        honest = [user(request), assistant("I have no tool for that.", "No tool is offered.")]
+        return Problem(key, honest, TOOL_USE, {"expected_action": {"type": "message"}}, hasty=messages)
     others = rng.sample([other for other in tools if other != name], level - 1)
     offered = [name, *others]
     rng.shuffle(offered)
