@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nano3.model.size import forward_flops_per_token, parameters, train_flops_per_token
 from nano3.recipe.execution import Assumptions, Job
 from nano3.recipe.schema import Recipe
-from nano3.recipe.stages import rl_chain
+from nano3.recipe.stages import compared, rl_chain, rl_section
 
 # A checkpoint: bf16 weights, fp32 weights and two fp32 moments of AdamW.
 CHECKPOINT_BYTES_PER_PARAMETER = 2 + 4 + 8
@@ -76,13 +76,14 @@ def costs(recipe: Recipe) -> list[Cost]:
 def rl_stages(recipe: Recipe) -> list[str]:
     """The RL stages of the recipe that train a model, in the order in which they can run."""
     chain = rl_chain(recipe)
-    return chain if recipe.rl.genrm is None else [chain[0], "genrm", *chain[1:]]
+    beside = [*compared(recipe), *(["genrm"] if recipe.rl.genrm is not None else [])]
+    return [chain[0], *beside, *chain[1:]]
 
 
 def _rl(recipe: Recipe, name: str, trained) -> Cost:
     """Rollouts and updates, if every response were as long as allowed: an upper bound. RLHF adds a verdict of the
     reward model on every response, DPO a pass of the reference model over every pair."""
-    stage, assumed = getattr(recipe.rl, name), recipe.execution.assumptions
+    stage, assumed = rl_section(recipe, name), recipe.execution.assumptions
     if name == "dpo":
         trains = 2 * stage.steps * stage.global_batch_size * stage.max_new_tokens
         writes = 0

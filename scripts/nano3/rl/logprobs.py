@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nano3.chat.packing import PAD_ID, pack
 
-ROW_TOKENS = 512  # longer rows waste time in attention between sequences, shorter ones pad more
+ROW_TOKENS = 256  # longer rows waste time in attention between sequences, shorter ones pad more
 BLOCK_LOGITS = 2**26  # 256 MiB in float32
 
 
@@ -35,15 +35,19 @@ def pack_responses(
 ) -> list[PackedBatch]:
     """Pack prompt + response sequences into micro-batches of at most `micro_batch_tokens`, but at least one row.
 
-    Empty responses have nothing to train on and are left out."""
-    chosen = [i for i, response in enumerate(responses) if response]
-    if not chosen:
-        return []
-    lengths = [len(prompts[i]) + len(responses[i]) for i in chosen]
-    capacity = max(*lengths, min(ROW_TOKENS, micro_batch_tokens))
-    rows = [[chosen[i] for i in row] for row in pack(lengths, capacity, "first_fit_decreasing")]
-    rows_at_once = max(1, micro_batch_tokens // capacity)
-    return [_batch(rows[i : i + rows_at_once], prompts, responses) for i in range(0, len(rows), rows_at_once)]
+    Empty responses have nothing to train on and are left out. Sequences longer than a row have batches of their own, so
+    that a few of them don't make every row long."""
+    lengths = {i: len(prompts[i]) + len(response) for i, response in enumerate(responses) if response}
+    usual = min(ROW_TOKENS, micro_batch_tokens)
+    batches = []
+    for chosen in ([i for i in lengths if lengths[i] <= usual], [i for i in lengths if lengths[i] > usual]):
+        if chosen:
+            capacity = max(usual, *(lengths[i] for i in chosen))
+            packed = pack([lengths[i] for i in chosen], capacity, "first_fit_decreasing")
+            rows = [[chosen[place] for place in row] for row in packed]
+            size = max(1, micro_batch_tokens // capacity)
+            batches += [_batch(rows[i : i + size], prompts, responses) for i in range(0, len(rows), size)]
+    return batches
 
 
 def _batch(rows: list[list[int]], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> PackedBatch:
