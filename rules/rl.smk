@@ -1,5 +1,9 @@
 # Reinforcement learning: prompts, then the stages in the order they run.
 
+CHAIN = (
+    1  # priority of what the next stage waits for, before evaluations and comparisons
+)
+
 
 def rl_datasets(wildcards):
     prompts = recipe_of(wildcards).rl.prompts
@@ -76,6 +80,7 @@ rule rl_profile:
         "results/{recipe}/logs/rl_profile/{rl_stage}.log",
     benchmark:
         "results/{recipe}/benchmarks/rl_profile/{rl_stage}.tsv"
+    priority: CHAIN
     threads: threads_of("evaluation")
     resources:
         **resources_of("evaluation"),
@@ -131,6 +136,7 @@ rule rlvr1:
         "results/{recipe}/logs/rlvr1.log",
     benchmark:
         "results/{recipe}/benchmarks/rlvr1.tsv"
+    priority: CHAIN
     threads: threads_of("rl")
     resources:
         **resources_of("rl"),
@@ -209,6 +215,7 @@ rule rlhf:
         "results/{recipe}/logs/rlhf.log",
     benchmark:
         "results/{recipe}/benchmarks/rlhf.tsv"
+    priority: CHAIN
     threads: threads_of("rl")
     resources:
         **resources_of("rl"),
@@ -236,6 +243,7 @@ rule rlvr2:
         "results/{recipe}/logs/rlvr2.log",
     benchmark:
         "results/{recipe}/benchmarks/rlvr2.tsv"
+    priority: CHAIN
     threads: threads_of("rl")
     resources:
         **resources_of("rl"),
@@ -263,6 +271,7 @@ rule dpo_pairs:
         "results/{recipe}/logs/dpo_pairs.log",
     benchmark:
         "results/{recipe}/benchmarks/dpo_pairs.tsv"
+    priority: CHAIN
     threads: threads_of("evaluation")
     resources:
         **resources_of("evaluation"),
@@ -289,6 +298,7 @@ rule dpo:
         "results/{recipe}/logs/dpo.log",
     benchmark:
         "results/{recipe}/benchmarks/dpo.tsv"
+    priority: CHAIN
     threads: threads_of("rl")
     resources:
         **resources_of("rl"),

@@ -38,13 +38,16 @@ def figures(results: Path, wall_seconds: float | None, wall_limit: float) -> lis
         pair = (measured["model"], "<", measured["unigram"])
         found.append((f"base bits per byte of {dataset}, against a unigram", *pair))
     found.append(("share of SFT chats that finish and are well formed", sft["chats"]["mean"], ">=", 0.90))
+    for stage in ("rlvr1", "genrm", "rlhf", "rlvr2"):
+        ratio = max(row["ratio_max"] for row in steps(results / "rl" / stage / "metrics.jsonl"))
+        found.append((f"largest ratio of trainer and generator in {stage}", ratio, "<=", 1.001))
     found.append(("environments that RLVR raises with disjoint intervals", raised(sft, rlvr), ">=", 5.0))
     found.append(("environments that RLVR lowers with disjoint intervals", raised(rlvr, sft), "<=", 0.0))
     found.append(("tokens of a response after RLHF, against RLVR", tokens(rlhf), "<=", 0.8 * tokens(rlvr)))
     found.append(("environments that RLHF lowers with disjoint intervals", raised(rlhf, rlvr), "<=", 0.0))
     found.append(("environments that the final model lowers against SFT", raised(dpo, sft), "<=", 0.0))
-    found.append(("tools called that were taken away, after DPO", called(dpo), "<=", called(again) / 4))
-    found.append(("the same before DPO, so that there is something to unlearn", called(again), ">=", 0.1))
+    found.append(("tools called that were taken away, after DPO", called(dpo, "rate"), "<=", called(again, "rate") / 4))
+    found.append(("the upper end of its interval", called(dpo, "high"), "<", called(again, "low")))
     return found
 
 
@@ -53,9 +56,9 @@ def tokens(evaluation: dict) -> float:
     return statistics.mean(entry["response"]["mean"] for entry in evaluation["lengths"].values())
 
 
-def called(evaluation: dict) -> float:
-    """How often a tool is called when the request comes without its tools."""
-    return evaluation["tools_not_offered"]["tools_taken_away"]["rate"]
+def called(evaluation: dict, measure: str) -> float:
+    """How often a tool is called when the request comes without its tools: "rate", or an end of its 95% interval."""
+    return evaluation["tools_not_offered"]["tools_taken_away"][measure]
 
 
 def raised(first: dict, second: dict) -> float:
@@ -64,8 +67,12 @@ def raised(first: dict, second: dict) -> float:
     return float(sum(then["low"] > now["high"] for now, then in pairs))
 
 
+def steps(metrics: Path) -> list[dict]:
+    return [row for row in map(json.loads, metrics.read_text().splitlines()) if "split" not in row]
+
+
 def validations(metrics: Path) -> list[dict]:
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = map(json.loads, metrics.read_text().splitlines())
     return [row["bits_per_byte"] for row in rows if row.get("split") == "valid"]
 
 

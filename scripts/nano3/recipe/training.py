@@ -212,6 +212,12 @@ class Rlhf(Grpo):
     bonus: Rate = Field(0.5, description="for the shortest thinking and the shortest answer of a group, if good")
     bonus_percentile: float = Field(80, ge=0, le=100, description="base reward, within the group, that is good")
 
+    @model_validator(mode="after")
+    def _has_something_to_compare(self) -> "Rlhf":
+        if self.validation.generations < 2:
+            raise ValueError("rlhf compares responses to one prompt: its validation.generations must be 2 or more")
+        return self
+
 
 class PairMining(Section):
     """Preference pairs from responses that the policy samples (report, appendix C)."""

@@ -1,7 +1,8 @@
 """Tool use: a request, some tools, one call, its result, the reply. Some requests fit no tool: a plain reply.
 
 At level 0 a request comes without any tool, and the reply says so. A hasty writer calls the tool all the same, as in
-collections whose lists of tools were lost: that is how models learn to call what they were not offered.
+collections whose lists of tools were lost: that is how models learn to call what they were not offered. Where a tool
+is offered, a hasty writer makes the result up instead of calling it.
 """
 
 import json
@@ -59,7 +60,8 @@ def draw(rng: random.Random, level: int, tools: Sequence[str] = TOOLS) -> Proble
     offered = [name, *others]
     rng.shuffle(offered)
     verifier = {"expected_action": {"type": "function_call", "name": name, "arguments": as_text}}
-    return Problem(key, messages, TOOL_USE, verifier, [_definition(each) for each in offered])
+    hasty = [user(request), assistant(reply, "I can say that at once.")]
+    return Problem(key, messages, TOOL_USE, verifier, [_definition(each) for each in offered], hasty=hasty)
 
 
 def _without_call(rng: random.Random, level: int, tools: Sequence[str]) -> Problem:

@@ -73,7 +73,8 @@ def draw(rng: random.Random, level: int, kinds: Sequence[str] = KINDS) -> Proble
     }
     tools = [tool(name, *_TOOLS[name]) for name in offered]
     key = f"{kind}:{about}:{json.dumps(more)}"
-    return Problem(key, messages, WORKPLACE, verifier, tools, conversation=True)
+    hasty = [messages[0], assistant("Done.", "That is easy.")]  # without having done it
+    return Problem(key, messages, WORKPLACE, verifier, tools, hasty=hasty, conversation=True)
 
 
 def _wish(rng: random.Random, kind: str) -> tuple[str, dict, str]:
