@@ -1,8 +1,7 @@
 # Reinforcement learning: prompts, then the stages in the order they run.
 
-CHAIN = (
-    1  # priority of what the next stage waits for, before evaluations and comparisons
-)
+# Priority of what the next stage waits for, before evaluations and comparisons.
+CHAIN = 1
 
 
 def rl_datasets(wildcards):

@@ -428,3 +428,12 @@ def test_where_a_thing_is_is_answered_from_the_text():
     for row in generate("questions", rows=60, seed=3, difficulty={"level": (1, 3), "kinds": ["reading"]}, form="rl"):
         asked = row["question"].split("Where is the ")[1].rstrip("?")
         assert f"The {asked} is in {row['expected_answer']}." in row["question"]
+
+
+def test_a_hasty_tool_user_only_says_that_it_is_done():
+    for family in ("tool_calls", "workplace"):
+        for row in generate(family, rows=40, seed=3, difficulty=(1, 1), form="chat", hasty=1.0):
+            said = [message for message in row["messages"] if message["role"] == "assistant"]
+            if said[0].get("reasoning_content") != "No tool is needed.":
+                assert len(said) == 1 and "tool_calls" not in said[0]
+                assert row["tools"]

@@ -44,10 +44,25 @@ def test_a_stage_without_a_section_is_left_out(tmp_path):
     assert stages.rl_chain(load_recipe("config/recipes/tiny.yaml"))[0] == "rlvr1"
 
 
+def test_the_run_in_random_order_differs_from_rlvr1_in_its_curriculum_alone(tmp_path):
+    whole = recipe(tmp_path)
+    assert stages.compared(whole) == ["rlvr1_random"]
+    assert stages.compared(recipe(tmp_path, "rl: {rlvr1: {curriculum: null}}")) == []
+    ordered, random = (stages.rl_config(whole, name) for name in ("rlvr1", "rlvr1_random"))
+    assert ordered.pop("curriculum") and random.pop("curriculum") is None
+    assert ordered == random
+
+
+def test_whether_a_comparison_is_trained_as_well_is_no_part_of_a_stages_identity(tmp_path):
+    alone = recipe(tmp_path, "rl: {rlvr1: {curriculum: {against_random: false}}}")
+    assert stages.rl_config(alone, "rlvr1") == stages.rl_config(recipe(tmp_path), "rlvr1")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("rl: {genrm: null}", "rl.rlhf needs rl.genrm"),
+        ("rl: {rlhf: {validation: {generations: 1}}}", "validation.generations must be 2 or more"),
         ("rl: {preferences: null}", "rl.genrm needs rl.preferences"),
         ("rl: {preferences: {train: [rl_train]}}", "needs data sets of form 'preference'"),
     ],

@@ -110,6 +110,14 @@ def test_rows_are_packed_without_more_padding_than_the_shortest_sequence():
     assert all(batch.input_ids.numel() <= 2048 for batch in batches)
 
 
+def test_a_long_sequence_does_not_lengthen_the_rows_of_others():
+    prompts, responses = [[1] * 20] * 12 + [[1] * 700], [[2] * 10] * 13
+    batches = pack_responses(prompts, responses, micro_batch_tokens=1024)
+    widths = [batch.input_ids.shape[1] for batch in batches]
+    assert max(widths[:-1]) <= logprobs.ROW_TOKENS and widths[-1] == 710
+    assert sorted(i for batch in batches for i in set(batch.response.tolist())) == list(range(13))
+
+
 def test_empty_responses_are_left_out():
     assert pack_responses([[1], [1, 2]], [[], []], micro_batch_tokens=10) == []
     (batch,) = pack_responses([[1], [1, 2]], [[], [3]], micro_batch_tokens=10)
