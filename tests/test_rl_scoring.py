@@ -199,7 +199,11 @@ def test_the_judge_is_part_of_what_scores_depend_on_but_not_where_it_is_found(tm
     def configs(text):
         (tmp_path / "mine.yaml").write_text(f"extends: tiny\n{text}")
         recipe = load_recipe(tmp_path / "mine.yaml")
-        return stages.rl_config(recipe, "rlvr1"), stages.evaluation_config(recipe), stages.rl_prompts_config(recipe)
+        return (
+            stages.rl_config(recipe, "rlvr1"),
+            stages.evaluation_config(recipe, "rlvr1"),
+            stages.rl_prompts_config(recipe),
+        )
 
     here, there, other = (
         configs(f"rl: {{judge: {{kind: endpoint, url: 'http://{host}/v1', model: {model}, key_env: K}}}}")

@@ -74,4 +74,4 @@ def test_a_recipe_has_a_picture_of_its_rules_as_a_target(tmp_path):
     workspace = Workspace(tmp_path)
     workspace.snakemake("--profile", "profiles/local", "results/tiny/dag.svg")
     picture = (tmp_path / "results/tiny/dag.svg").read_text()
-    assert re.search(r'class="name"[^>]*>pretrain long context<', picture) and "9 jobs" in picture
+    assert re.search(r'class="name"[^>]*>pretrain long context<', picture) and "13 jobs" in picture
