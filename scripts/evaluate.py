@@ -24,15 +24,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sft", type=Path, help="SFT model, whose responses they are compared with")
     options = cli.parse(parser, argv)
     recipe = load_recipe(options.recipe)
-    from nano3 import alignment, evaluation
-    from nano3.model import hf
+
+    from nano3 import evaluation
     from nano3.rl import scoring
-    from nano3.rl.rollout import load_chat_tokenizer, read_prompts
+    from nano3.rl.rollout import read_prompts
     from nano3.train import hardware
     from nano3.train.session import directory_of
-    from nano3.train.validation import bytes_of_tokens
 
-    settings, execution = recipe.evaluation, recipe.execution
     model_directory, prompts = directory_of(options.model), directory_of(options.prompts)
     tokens = evaluation.by_dataset([directory_of(path) for path in options.tokens])
     inputs = {"model": model_directory, "prompts": prompts}
@@ -46,44 +44,51 @@ def main(argv: list[str] | None = None) -> None:
     for path in inputs.values():
         verify(path, hashes=not options.trust_inputs)
 
-    device = hardware.set_up(execution, "evaluation")
-    arithmetic = hardware.arithmetic(device, "auto")
-    rows, generations = read_prompts(prompts / "valid.jsonl"), settings.generations
+    device = hardware.set_up(recipe.execution, "evaluation")
+    rows = read_prompts(prompts / "valid.jsonl")
     scoring.set_up(recipe, rows, prompts, device=device)
-    chat = load_chat_tokenizer(model_directory)
-    model = hf.load(model_directory, device=device).eval()
     with building(options.output, kind="evaluation", config=config, inputs=inputs) as artifact:
-        with arithmetic:
-            rolled = evaluation.answer(model, chat, rows, settings, seed=recipe.seed)
-            tools = {}
-            if config["probe_tools"] or any(map(alignment.offers_tools, rows)):
-                tools = alignment.tools_not_offered(model, chat, rows, rolled, settings, seed=recipe.seed)
-            talked = {}
-            if options.preferences:
-                talked = alignment.conversations(
-                    artifact.path, model, chat, settings, inputs, config["comparison"], seed=recipe.seed
-                )
-        token_bytes = bytes_of_tokens(chat.tokenizer, model.config.vocab_size) if tokens else None
-        text = {
-            name: evaluation.text_measures(
-                model, paths, token_bytes, arithmetic=arithmetic, micro_batch_tokens=execution.micro_batch_tokens
-            )
-            for name, paths in tokens.items()
-        }
-        measured = {
-            "environments": evaluation.scores(rolled, generations),
-            "lengths": alignment.lengths_by_environment(rolled, generations, chat),
-            "tools_not_offered": tools,
-            "conversations": talked,
-            "chats": evaluation.chats(rolled, generations),
-            "bits_per_byte": {name: found for name, found in text.items() if found},
-            "samples": evaluation.samples(rolled, generations, settings.samples, chat),
-        }
+        measured = _measure(recipe, config, inputs, rows, tokens, artifact.path, device)
         file = artifact.path / "evaluation.json"
         file.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        artifact.statistics |= {"chats": measured["chats"], "without_held_out_text": [n for n in text if not text[n]]}
+        without = [name for name in tokens if name not in measured["bits_per_byte"]]
+        artifact.statistics |= {"chats": measured["chats"], "without_held_out_text": without}
         artifact.statistics["reward"] = {name: entry["mean"] for name, entry in measured["environments"].items()}
     _report(options.output.name, measured)
+
+
+def _measure(recipe, config: dict, inputs: dict, rows: list[dict], tokens: dict, directory: Path, device: str) -> dict:
+    """All measurements of the model. rows: held-out prompts; tokens: data set -> its token artifacts; samples that are
+    too long for the result go into `directory`."""
+    from nano3 import alignment, evaluation
+    from nano3.model import hf
+    from nano3.rl.rollout import load_chat_tokenizer
+    from nano3.train import hardware
+    from nano3.train.validation import bytes_of_tokens
+
+    settings, generations = recipe.evaluation, recipe.evaluation.generations
+    arithmetic = hardware.arithmetic(device, "auto")
+    chat, model = load_chat_tokenizer(inputs["model"]), hf.load(inputs["model"], device=device).eval()
+    tools, talked = {}, {}
+    with arithmetic:
+        rolled = evaluation.answer(model, chat, rows, settings, seed=recipe.seed)
+        if config["probe_tools"] or any(map(alignment.offers_tools, rows)):
+            tools = alignment.tools_not_offered(model, chat, rows, rolled, settings, seed=recipe.seed)
+        if "preferences" in inputs:
+            compared = config["comparison"]
+            talked = alignment.conversations(directory, model, chat, settings, inputs, compared, seed=recipe.seed)
+    token_bytes = bytes_of_tokens(chat.tokenizer, model.config.vocab_size) if tokens else None
+    limits = {"arithmetic": arithmetic, "micro_batch_tokens": recipe.execution.micro_batch_tokens}
+    text = {name: evaluation.text_measures(model, paths, token_bytes, **limits) for name, paths in tokens.items()}
+    return {
+        "environments": evaluation.scores(rolled, generations),
+        "lengths": alignment.lengths_by_environment(rolled, generations, chat),
+        "tools_not_offered": tools,
+        "conversations": talked,
+        "chats": evaluation.chats(rolled, generations),
+        "bits_per_byte": {name: found for name, found in text.items() if found},
+        "samples": evaluation.samples(rolled, generations, settings.samples, chat),
+    }
 
 
 def _report(name: str, measured: dict) -> None:

@@ -13,12 +13,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--profile", type=Path, help="pass rates of the prompts, where the recipe has a curriculum")
     options = cli.parse(parser, argv)
 
-    from nano3.rl.programs import grpo_stage
-    from nano3.rl.rollout import read_prompts
-    from nano3.train.session import directory_of
+    from nano3.rl.programs import rlvr_stage
 
-    prompts = directory_of(options.prompts)
-    grpo_stage("rlvr1", options, lambda split: read_prompts(prompts / f"{split}.jsonl"), {"prompts": prompts})
+    rlvr_stage("rlvr1", options)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="RL prompts: train.jsonl and valid.jsonl")
     options = cli.parse(parser, argv)
 
-    from nano3.rl.programs import grpo_stage
-    from nano3.rl.rollout import read_prompts
-    from nano3.train.session import directory_of
+    from nano3.rl.programs import rlvr_stage
 
-    prompts = directory_of(options.prompts)
-    grpo_stage("rlvr1_random", options, lambda split: read_prompts(prompts / f"{split}.jsonl"), {"prompts": prompts})
+    rlvr_stage("rlvr1_random", options)
 
 
 if __name__ == "__main__":

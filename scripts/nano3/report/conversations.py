@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from nano3.environments.text import CLOSE, OPEN
+
 START, ENDS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
-OPEN, CLOSE = "<think>", "</think>"
 
 
 def shown(name: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nano3.data.tokenizer import END_THINK
 from nano3.environments.judge import JudgeFailed, Message
 from nano3.errors import UserError
 from nano3.rl.order import derived_seed
 from nano3.rl.rollout import ChatTokenizer, load_chat_tokenizer
-
-CLOSE_THINKING = "</think>"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class LocalJudge:
             )
         if not reply.finished:
             raise JudgeFailed(f"the judge did not end within {self.max_new_tokens} tokens")
-        _, closed, answer = self.chat.text(reply.tokens[:-1]).rpartition(CLOSE_THINKING)
+        _, closed, answer = self.chat.text(reply.tokens[:-1]).rpartition(END_THINK)
         if not closed:
             raise JudgeFailed("the judge never closed its thinking")
         return answer.strip()

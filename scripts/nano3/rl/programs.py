@@ -11,12 +11,18 @@ from nano3.recipe import load_recipe
 from nano3.recipe.stages import rl_config, rl_section
 from nano3.rl import draw, rlvr, scoring
 from nano3.rl.curriculum import read_profile
-from nano3.rl.rollout import ChatTokenizer, load_chat_tokenizer
+from nano3.rl.rollout import ChatTokenizer, load_chat_tokenizer, read_prompts
 from nano3.train.loop import Machine
 from nano3.train.optimizer import adamw
 from nano3.train.session import carry_on, directory_of, open_session
 
 Rows = list[dict[str, Any]]
+
+
+def rlvr_stage(name: str, options: Namespace) -> None:
+    """Run the stage rl/{name}, whose rewards the environments of `options.prompts` give; see `grpo_stage`."""
+    prompts = directory_of(options.prompts)
+    grpo_stage(name, options, lambda split: read_prompts(prompts / f"{split}.jsonl"), {"prompts": prompts})
 
 
 def grpo_stage(

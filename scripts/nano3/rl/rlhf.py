@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nano3.chat.verdict import TIE, Verdict, comparison_prompt, parse_verdict
+from nano3.data.tokenizer import END_THINK
 from nano3.environments import ENVIRONMENTS, side_by_side, verify
 from nano3.environments.text import split_response
 from nano3.recipe.training import Rlhf
@@ -22,7 +23,6 @@ from nano3.rl.order import derived_seed
 from nano3.rl.rollout import ChatTokenizer, Rollout, rollouts
 
 Row = dict[str, Any]
-CLOSE_THINKING = "</think>"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def whole_lengths(rollout: Rollout, chat: ChatTokenizer) -> tuple[int, int]:
 
 def part_lengths(response: Sequence[int], chat: ChatTokenizer) -> tuple[int, int]:
     """Tokens of thinking and of the answer after it, the closing tag with the thinking. Unclosed: all is thinking."""
-    close = chat.tokenizer.token_to_id(CLOSE_THINKING)
+    close = chat.tokenizer.token_to_id(END_THINK)
     if close not in response:
         return len(response), 0
     thinking = list(response).index(close) + 1
@@ -226,18 +226,21 @@ def _not_scored(row: Row, response: str):
 
 
 def by_verifier(comparisons: Sequence[Comparison], seed: int) -> list[Verdict | None]:
-    """Compare with the row's own environment: scores 1 to 5 are 1 + 4 rewards, the ranking is their difference."""
+    """Compare with the row's own environment: scores 1 to 5 are 1 + 4 rewards, the ranking is their difference.
+
+    A response is scored once, however often it is compared."""
+    asked = {
+        (id(each.row), text): (each.row, text)
+        for each in comparisons
+        if each.rewards is None
+        for text in (each.first, each.second)
+    }
+    scored = dict(zip(asked, side_by_side(lambda pair: verify(*pair).value, asked.values()), strict=True))
     found: list[Verdict | None] = []
-    for first, second in side_by_side(_rewards, comparisons):
+    for each in comparisons:
+        first, second = each.rewards or (scored[id(each.row), text] for text in (each.first, each.second))
         found.append(Verdict(1 + 4 * first, 1 + 4 * second, TIE + 2.5 * (second - first)))
     return found
-
-
-def _rewards(comparison: Comparison) -> tuple[float, float]:
-    if comparison.rewards is not None:
-        return comparison.rewards
-    first, second = (verify(comparison.row, text).value for text in (comparison.first, comparison.second))
-    return first, second
 
 
 @dataclass(frozen=True)
