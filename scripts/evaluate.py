@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _measure(recipe, config: dict, inputs: dict, rows: list[dict], tokens: dict, directory: Path, device: str) -> dict:
-    """All measurements of the model. rows: held-out prompts; tokens: data set -> its token artifacts; samples that are
-    too long for the result go into `directory`."""
+    """All measurements of the model. rows: held-out prompts; tokens: data set -> its token artifacts; RLHF's
+    conversations are kept in `directory`."""
     from nano3 import alignment, evaluation
     from nano3.model import hf
     from nano3.rl.rollout import load_chat_tokenizer

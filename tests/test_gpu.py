@@ -20,7 +20,6 @@ from nano3.model import hf, mamba2, moe
 from nano3.model.cache import empty_cache
 from nano3.model.generate import generate
 from nano3.model.nemotron_h import NemotronH
-from nano3.model.scan import find_boundaries, scan_backward, scan_forward
 from nano3.rl import rlvr
 from nano3.train import loop
 from nano3.train.hardware import arithmetic
@@ -28,7 +27,7 @@ from nano3.train.loss import summed_cross_entropy
 from nano3.train.tracking import read_rows
 from test_model_moe import one_kernel_and_one_at_a_time
 from test_model_parity import CONFIG, trained_looking
-from test_model_sequence import difference, doc_ids_of, recurrence, relative
+from test_model_sequence import difference, doc_ids_of, relative, scan_against_recurrence
 from test_rl_stages import dpo_world, interrupted, script
 
 DEVICE = os.environ.get("NANO3_GPU_TESTS_ON", "cuda")
@@ -173,23 +172,10 @@ def test_experts_in_one_kernel_equal_one_at_a_time(sizes, monkeypatch, record_pr
 
 @pytest.mark.parametrize("scale", [1.0, 12.0])
 def test_the_chunked_scan_and_its_gradients_equal_the_recurrence(scale, record_property):
-    torch.manual_seed(0)
-    b, t, h, p, g, n = 2, 150, 4, 64, 2, 128
-    dt = torch.nn.functional.softplus(scale * torch.randn(b, t, h) - 2)
-    inputs = [torch.randn(b, t, h, p), dt, -torch.empty(h).uniform_(1, 16)]
-    inputs += [torch.randn(b, t, g, n), torch.randn(b, t, g, n), torch.randn(h)]
-    inputs = [value.to(DEVICE) for value in inputs]
-    exact = [value.double().requires_grad_() for value in inputs]
-    y, state = recurrence(*exact)
-    dy = torch.randn(b, t, h, p, device=DEVICE)
-    y.backward(dy.double())
-    ours, final, saved = scan_forward(*inputs, bounds := find_boundaries(None, t, 64, 4, DEVICE))
-    gradients = scan_backward(dy, inputs[2], inputs[5], bounds, saved)
-    apart = [relative(mine, variable.grad) for mine, variable in zip(gradients, exact, strict=True)]
-    record_property("output", relative(ours, y))
-    record_property("gradients", max(apart))
-    assert relative(ours, y) < 1e-6 and relative(final, state) < 1e-6
-    assert max(apart) < 5e-5
+    outputs, gradients = scan_against_recurrence(2, 150, 4, 64, 2, 128, chunk_size=64, scale=scale, device=DEVICE)
+    record_property("output", outputs)
+    record_property("gradients", gradients)
+    assert outputs < 1e-6 and gradients < 5e-5
 
 
 def test_prefill_and_cached_decoding_equal_a_full_pass(ids, record_property):

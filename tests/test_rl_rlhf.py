@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nano3.chat.verdict import Verdict
-from nano3.environments import Reward
+from nano3.environments import Reward, verify
 from nano3.recipe.training import Rlhf
 from nano3.rl import rlhf
 from nano3.rl.rollout import rollouts
@@ -143,6 +143,16 @@ def test_verifiable_rows_are_compared_by_their_verifier_and_others_by_the_reward
     )
     assert found == [Verdict(5, 1, 1), Verdict(2, 1, 3.5), Verdict(1, 1, 3.5)]
     assert len(compare.asked) == 1
+
+
+def test_a_verifier_scores_a_response_once_however_often_it_is_compared(monkeypatch):
+    scored = []
+    monkeypatch.setattr(rlhf, "verify", lambda row, text: scored.append(text) or verify(row, text))
+    row = toy_rows(1)[0]
+    texts = [f"</think>\\boxed{{{letter}}}" for letter in "ABC"]
+    circle = [rlhf.Comparison(row, texts[i], texts[j]) for i, j in rlhf.circle(3)]
+    assert [verdict.score_1 for verdict in rlhf.by_verifier(circle, 0)] == [5, 1, 1]
+    assert sorted(scored) == texts
 
 
 def test_the_local_reward_model_answers_every_comparison_or_says_none(chat):

@@ -9,9 +9,10 @@ from typing import Any
 
 from nano3.artifacts.manifest import PROVENANCE, Manifest, read_manifest
 from nano3.errors import UserError
+from nano3.recipe import stages
 
 BLENDS = ("data/blend/phase1", "data/blend/phase2", "data/blend/long_context")
-RANDOM_ORDER = "evaluation/rlvr1_random"  # of a run like rlvr1 whose prompts came in random order, where there is one
+RANDOM_ORDER = f"evaluation/{stages.RANDOM_ORDER}"  # of rlvr1 with its prompts in random order, where there is one
 SAMPLES = 64  # rows of a stage's samples that are kept, from the last steps
 
 TITLES = {
