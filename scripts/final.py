@@ -9,8 +9,8 @@ from pathlib import Path
 from nano3 import cli
 from nano3.artifacts import building, digest_of, verify
 from nano3.errors import UserError
-from nano3.model_card import Card, model_card
 from nano3.recipe import load_recipe
+from nano3.report.model_card import Card, model_card
 from nano3.report.read import Evaluated, Stage, read_evaluation, read_stage
 from nano3.stage import recipe_results
 

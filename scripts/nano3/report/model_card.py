@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nano3 import model_card_results as measured
 from nano3.artifacts import digest_of
 from nano3.model import size
 from nano3.model.config import ATTENTION, MAMBA, MOE
-from nano3.model_card_results import table
 from nano3.recipe import Recipe
 from nano3.recipe.data import Hub
+from nano3.report import model_card_results as measured
+from nano3.report.model_card_results import table
 from nano3.report.read import BLENDS, Artifact, Evaluated, Stage, read_artifact
 from nano3.report.svg import number
 
