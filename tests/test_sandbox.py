@@ -302,3 +302,19 @@ for path in ('/proc/sys/kernel/shmmni', '/usr/x', '/x'):
         cwd="/",
     )
     assert done.stdout == "0 [] 1 True\n", done.stderr
+
+
+@pytest.mark.parametrize("kind", ["namespaces", "bubblewrap"])
+def test_what_a_program_is_shown_may_lie_below_tmp(kind):
+    if kind not in launch._possible():
+        pytest.skip(f"{kind} can't hold programs on this machine")
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # as of a checkout in /tmp
+        os.chmod(directory, 0o755)
+        shown = Path(directory, "shown.txt")
+        shown.write_text("seen")
+        code = f"import os; open('/tmp/own', 'w'); print(open({str(shown)!r}).read(), sorted(os.listdir('/tmp')))"
+        program = [launch._python(), "-I", "-S", "-c", code]
+        settings = {"program": program, "binds": [*launch._python_binds(), directory], "file_bytes": 1 << 20}
+        command = launch._COMMANDS[kind](settings | {"seconds": 10})
+        found = subprocess.run(command, capture_output=True, text=True, env={}, timeout=20)
+    assert found.stdout == f"seen {sorted(['own', Path(directory).name])}\n", found.stderr

@@ -76,19 +76,23 @@ def _running() -> subprocess.Popen:
         stop()
         program = [sys.executable, "-B", "-m", "nano3.environments.bounded"]
         settings = {"program": program, "binds": _packages(), "file_bytes": 1 << 20, "seconds": None}
+        command = launch.command(settings)
+        surroundings = {"PYTHONPATH": os.pathsep.join(_packages()), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
         _child = subprocess.Popen(
-            launch.command(settings),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={"PYTHONPATH": os.pathsep.join(_packages()), "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},
+            env=surroundings,
             start_new_session=True,  # Ctrl-C is the parent's business
         )
         _owner = os.getpid()
         if not _child.stdout.readline():
             stop()
-            raise UserError(f"{sys.executable} -m {__spec__.name} does not start; run it by hand to see why")
+            again = subprocess.run(command, input="", capture_output=True, text=True, env=surroundings)
+            said = again.stderr.strip().rpartition("\n")[2] or f"exit status {again.returncode}"
+            raise UserError(f"the checker of rewards, {' '.join(program)}, does not start in the sandbox: {said}")
     return _child
 
 

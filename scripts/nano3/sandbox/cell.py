@@ -119,6 +119,8 @@ def _new_root(binds: list[str], file_bytes: int) -> None:
     os.chdir("/tmp")
     _call("syscall", PIVOT_ROOT[os.uname().machine], b".", b"old")
     os.chdir("/")
+    os.mkdir("/tmp")  # first, since a bind may lie below it: a checkout in /tmp
+    _mount("tmpfs", "/tmp", "tmpfs", NO_SUID | NO_DEV, f"size={file_bytes},nr_inodes=1000,mode=1777")
     for path in binds:
         if os.path.islink(f"/old{path}"):  # /lib -> usr/lib
             os.symlink(os.readlink(f"/old{path}"), path)
@@ -134,10 +136,8 @@ def _new_root(binds: list[str], file_bytes: int) -> None:
         os.symlink(f"/proc/self/fd/{number}", f"/dev/{name}")
     os.mkdir("/proc")
     _mount("proc", "/proc", "proc", NO_SUID | NO_DEV | NO_EXEC)
-    os.mkdir("/tmp")
     _call("umount2", "/old", DETACH)
     os.rmdir("/old")
-    _mount("tmpfs", "/tmp", "tmpfs", NO_SUID | NO_DEV, f"size={file_bytes},nr_inodes=1000,mode=1777")
     _mount("none", "/", None, REMOUNT | BIND | READ_ONLY | NO_SUID | NO_DEV)
     os.chdir("/tmp")
 

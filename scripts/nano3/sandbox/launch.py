@@ -87,12 +87,13 @@ def _bubblewrap(settings: dict) -> list[str]:
         "ALL",
     ]
     made += ["--as-pid-1", "--die-with-parent", "--new-session", "--hostname", "cell"]
+    made += ["--tmpfs", "/tmp"]  # first, since a bind may lie below it: a checkout in /tmp
     for path in settings["binds"]:
         if os.path.islink(path):
             made += ["--symlink", os.readlink(path), path]
         else:
             made += ["--ro-bind", path, path]
-    made += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    made += ["--dev", "/dev", "--proc", "/proc", "--chdir", "/tmp"]
     if "warden" in settings:
         return [*made, "--ro-bind", settings["warden"], "/warden.py", "--", _python(), *_FLAGS, "/warden.py"]
     return [*made, "--", *settings["program"]]
