@@ -306,8 +306,8 @@ for path in ('/proc/sys/kernel/shmmni', '/usr/x', '/x'):
 
 @pytest.mark.parametrize("kind", ["namespaces", "bubblewrap"])
 def test_what_a_program_is_shown_may_lie_below_tmp(kind):
-    if kind not in launch._possible():
-        pytest.skip(f"{kind} can't hold programs on this machine")
+    if kind == "bubblewrap" and not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is not installed")
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # as of a checkout in /tmp
         os.chmod(directory, 0o755)
         shown = Path(directory, "shown.txt")
