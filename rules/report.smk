@@ -10,9 +10,14 @@ def stage_manifests(wildcards):
 
 
 def evaluation_manifests(wildcards):
-    recipe = recipe_of(wildcards)
-    names = [*stages.evaluated(recipe), *stages.compared(recipe)]
+    names = stages.evaluated(recipe_of(wildcards))
     return manifests_of(wildcards, [f"evaluation/{name}" for name in names])
+
+
+def all_evaluation_manifests(wildcards):
+    """Also of models that the final one does not descend from."""
+    names = stages.compared(recipe_of(wildcards))
+    return evaluation_manifests(wildcards) + manifests_of(wildcards, [f"evaluation/{name}" for name in names])
 
 
 def data_manifests(wildcards):
@@ -22,7 +27,7 @@ def data_manifests(wildcards):
 rule report:
     input:
         stages=stage_manifests,
-        evaluations=evaluation_manifests,
+        evaluations=all_evaluation_manifests,
         data=data_manifests,
     output:
         report="results/{recipe}/report.html",
@@ -43,7 +48,7 @@ rule report:
 rule lineage:
     input:
         stages=stage_manifests,
-        evaluations=evaluation_manifests,
+        evaluations=all_evaluation_manifests,
         data=data_manifests,
     output:
         lineage="results/{recipe}/lineage.json",

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the last RL stage")
     parser.add_argument("--stages", type=Path, nargs="+", required=True, help="all stages, in the recipe's order")
-    parser.add_argument("--evaluations", type=Path, nargs="*", default=[], help="evaluations, in the recipe's order")
+    parser.add_argument("--evaluations", type=Path, nargs="*", default=[], help="of the stages, in their order")
     arguments = cli.parse(parser, argv)
     recipe, results = load_recipe(arguments.recipe), recipe_results(arguments.output)
     source = arguments.model.parent if arguments.model.name == "manifest.json" else arguments.model

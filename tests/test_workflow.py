@@ -138,6 +138,18 @@ def test_nano3_stops_at_once_on_a_laptop_and_says_what_it_needs(built):
     assert not (built.path / "results" / "nano3" / "data").exists()
 
 
+def test_the_final_model_is_described_by_what_it_descends_from(built):
+    """The comparison in random order is in the report, not in the card."""
+    final = "results/tiny/rl/final"
+    planned = built.snakemake("--profile", "profiles/local", "--dryrun", "--printshellcmds", final).stdout
+    given = {}
+    for job in ("report", "final"):
+        command = re.search(rf"^ *python scripts/{job}\.py .*", planned, re.M)[0]
+        given[job] = command.split("--evaluations ")[1].split(" --")[0].split()
+    assert given["final"][-1] == "results/tiny/evaluation/dpo/manifest.json"
+    assert given["report"] == [*given["final"], "results/tiny/evaluation/rlvr1_random/manifest.json"]
+
+
 def test_an_unknown_recipe_names_the_known_ones(built):
     result = built.snakemake("--dryrun", "results/nothing/rl/final", check=False)
     assert "there is no recipe config/recipes/nothing.yaml" in result.stdout
