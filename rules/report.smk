@@ -9,15 +9,18 @@ def stage_manifests(wildcards):
     return manifests_of(wildcards, stages.stage_paths(recipe_of(wildcards)))
 
 
-def evaluation_manifests(wildcards):
-    names = stages.evaluated(recipe_of(wildcards))
+def of_models(wildcards, names):
     return manifests_of(wildcards, [f"evaluation/{name}" for name in names])
+
+
+def evaluation_manifests(wildcards):
+    return of_models(wildcards, stages.evaluated(recipe_of(wildcards)))
 
 
 def all_evaluation_manifests(wildcards):
     """Also of models that the final one does not descend from."""
-    names = stages.compared(recipe_of(wildcards))
-    return evaluation_manifests(wildcards) + manifests_of(wildcards, [f"evaluation/{name}" for name in names])
+    compared = of_models(wildcards, stages.compared(recipe_of(wildcards)))
+    return evaluation_manifests(wildcards) + compared
 
 
 def data_manifests(wildcards):

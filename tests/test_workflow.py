@@ -144,7 +144,7 @@ def test_the_final_model_is_described_by_what_it_descends_from(built):
     planned = built.snakemake("--profile", "profiles/local", "--dryrun", "--printshellcmds", final).stdout
     given = {}
     for job in ("report", "final"):
-        command = re.search(rf"^ *python scripts/{job}\.py .*", planned, re.M)[0]
+        command = re.search(rf"python scripts/{job}\.py .*", planned)[0]
         given[job] = command.split("--evaluations ")[1].split(" --")[0].split()
     assert given["final"][-1] == "results/tiny/evaluation/dpo/manifest.json"
     assert given["report"] == [*given["final"], "results/tiny/evaluation/rlvr1_random/manifest.json"]
