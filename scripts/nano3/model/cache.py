@@ -21,6 +21,7 @@ class MambaState:
 
     conv: Tensor  # [b, K-1, c]: the last inputs of the convolution
     ssm: Tensor  # [b, h, p, n] float32
+    taps: Tensor | None = None  # [K, c]: the convolution's weights in the order in which steps read them
 
     def push(self, inputs: Tensor) -> Tensor:
         """The window [b, K, c] that ends with the new inputs [b, c] of the convolution; kept for the next token."""

@@ -21,6 +21,7 @@ from nano3.model.cache import Cache, empty_cache
 from nano3.model.nemotron_h import NemotronH
 
 SUM_BLOCK = 512  # tokens whose probabilities a GPU sums at a time
+LOOK_EVERY = 16  # steps between two looks at what a compiled step has written: each costs as much as a small kernel
 COMPACT_AT = 0.75  # drop finished rows once no more than this share of the batch is still running
 
 
@@ -103,45 +104,48 @@ def _generate(
 ) -> list[Completion]:
     """columns: which random numbers of how many are these rows'; decode: the compiled step, None for the plain one."""
     device = model.lm_head.weight.device
-    total = len(prompts)
-    own, width = torch.tensor(columns[0]), columns[1]
-    draws = torch.Generator().manual_seed(seed)
+    total, step_once = len(prompts), decode or decode_step
     stops = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
     stops[list(stop_ids)] = True
-    tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(total, max_new_tokens, device=device)
-    lengths = torch.full((total,), max_new_tokens, dtype=torch.int64, device=device)
-    running = torch.ones(total, dtype=torch.bool, device=device)  # of all rows
-    rows = torch.arange(total, device=device)  # the rows still computed
+    tokens = torch.full((max_new_tokens, total), pad_id, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(max_new_tokens, total, device=device)
+    stopped = torch.zeros(total, dtype=torch.bool, device=device)  # of all rows
+    rows = torch.arange(total, device=device)  # the rows still computed: compiled steps keep their number
+    check = LOOK_EVERY if decode else 1
 
-    step_once = decode or decode_step
     logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
-    for step in range(max_new_tokens):
-        uniform = torch.rand(width, generator=draws, dtype=torch.float64)[own].to(device)[rows]
+    for step, uniform in enumerate(_uniforms(seed, max_new_tokens, *columns, device)):
+        uniform = uniform if decode else uniform[rows]
         if step == 0:
             chosen, logprob = choose(logits, temperature, top_p, uniform)  # [r], [r]
         else:
             cache.reserve(1)
             chosen, logprob = step_once(model, chosen, cache, temperature, top_p, uniform)
             cache.advance(1)
-        tokens[:, step].index_copy_(0, rows, chosen)
-        logprobs[:, step].index_copy_(0, rows, logprob)
-        stopped = stops[chosen]
-        if stopped.any():
-            stopped &= running[rows]
-            lengths[rows[stopped]] = step + 1
-            running[rows[stopped]] = False
-            alive = int(running.sum())
-            if alive == 0:
-                break
-            if alive <= COMPACT_AT * len(rows) and decode is None:
-                keep = running[rows].nonzero().squeeze(1)
-                rows, chosen = rows[keep], chosen[keep]
-                cache.select(keep)
+        tokens[step].index_copy_(0, rows, chosen)
+        logprobs[step].index_copy_(0, rows, logprob)
+        if (step + 1) % check:
+            continue
+        stopped |= stops[tokens[step + 1 - check : step + 1]].any(0)
+        if decode is None and 0 < (alive := total - int(stopped.sum())) <= COMPACT_AT * len(rows):
+            keep = (~stopped[rows]).nonzero().squeeze(1)
+            rows, chosen = rows[keep], chosen[keep]
+            cache.select(keep)
+        if stopped.all():
+            break
 
-    lengths, finished = lengths.tolist(), (~running).tolist()
-    tokens, logprobs = tokens.tolist(), logprobs.tolist()
-    return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths)]
+    ends = stops[tokens].int()  # what a row wrote after its stop does not count
+    lengths = torch.where(ends.any(0), ends.argmax(0) + 1, max_new_tokens)
+    tokens, logprobs, finished = tokens.T.tolist(), logprobs.T.tolist(), ends.any(0).tolist()
+    return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths.tolist())]
+
+
+def _uniforms(seed: int, steps: int, own: Sequence[int], width: int, device) -> Iterator[Tensor]:
+    """The random numbers of every step, [rows] float64: columns `own` of a stream that is `width` wide."""
+    draws, own = torch.Generator().manual_seed(seed), torch.tensor(own)
+    for start in range(0, steps, LOOK_EVERY):
+        block = torch.rand(min(LOOK_EVERY, steps - start), width, generator=draws, dtype=torch.float64)
+        yield from block[:, own].to(device)
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> tuple[Tensor, Tensor]:

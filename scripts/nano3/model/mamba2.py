@@ -72,16 +72,19 @@ class Mamba2(nn.Module):
         c = self.config
         b, h, p, g, n = u.shape[0], c.mamba_num_heads, c.mamba_head_dim, c.n_groups, c.ssm_state_size
         z, xbc, dt = self.in_proj(u).split([c.mamba_inner_size, c.mamba_conv_size, h], dim=-1)
-        taps = self.conv1d.weight.squeeze(1).T
+        taps = self.conv1d.weight.squeeze(1).T if state.taps is None else state.taps
         xbc = F.silu((state.push(xbc) * taps).sum(1) + self.conv1d.bias).float()
         x, B, C = xbc.split([h * p, g * n, g * n], dim=-1)
+        x = x.view(b, h, p)
+        B, C = (each.view(b, g, 1, n).expand(b, g, h // g, n).reshape(b, h, 1, n) for each in (B, C))
 
-        dt = F.softplus(dt.float() + self.dt_bias.float())  # [b, h]
-        decay = torch.exp(dt * -self.A_log.float().exp())
-        x, B, C = x.view(b, h, p), B.view(b, g, 1, n), C.view(b, g, 1, n)
-        grouped = state.ssm.mul_(decay[..., None, None]).view(b, g, -1, n)
-        grouped.addcmul_((x * dt[..., None]).view(b, g, -1, 1), B)
-        y = (grouped * C).sum(-1).view(b, h, p)  # a product of matrix and vector per group is slower
+        dt = F.softplus(dt.float() + self.dt_bias.float())[..., None]  # [b, h, 1]
+        decay = torch.exp(dt * -self.A_log.float().exp()[:, None])
+        fed = dt * x
+        # S_t C = decay (S_{t-1} C) + dt x (B . C): from the old state, so that the new one is only written. As sums: a
+        # product of matrix and vector per head is slower.
+        y = decay * (state.ssm * C).sum(-1) + fed * (B * C).sum(-1)
+        state.ssm.mul_(decay[..., None]).addcmul_(fed[..., None], B)
         y = torch.addcmul(y, x, self.D.float()[:, None]).view(b, h * p)
         gated = (y * F.silu(z.float())).unflatten(-1, (g, -1))
         normed = F.rms_norm(gated, gated.shape[-1:], None, c.layer_norm_epsilon).flatten(-2) * self.norm.weight.float()

@@ -122,6 +122,8 @@ class NemotronH(nn.Module):
         for i, block in enumerate(self.layers):
             if isinstance(block.mixer, MoE):
                 cache.layers[i] = block.mixer.decoding_weights(cache.rows)
+            elif isinstance(block.mixer, Mamba2):
+                cache.layers[i].taps = block.mixer.conv1d.weight.squeeze(1).T.contiguous()
 
     def expert_counts(self) -> Tensor:
         """Tokens per expert in training forwards since the last `update_expert_bias`: [MoE layers, experts] int64."""
