@@ -27,29 +27,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 OURS, BASELINE = "nano3", "transformers"
-SHAPE = dict(
-    vocab_size=1024,
-    hidden_size=128,
-    pattern="MEM*EME",
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=32,
-    mamba_num_heads=8,
-    mamba_head_dim=32,
-    ssm_state_size=32,
-    n_groups=2,
-    chunk_size=64,
-    n_routed_experts=8,
-    num_experts_per_tok=2,
-    moe_intermediate_size=192,
-    moe_shared_expert_intermediate_size=384,
-    max_position_embeddings=1024,
-)
+TINY = Path("config/recipes/tiny.yaml")
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--recipe", type=Path, help="use this recipe's model instead of the built-in small shape")
+    arguments.add_argument("--recipe", type=Path, default=TINY, help=f"whose model is measured (default {TINY})")
     arguments.add_argument("--pattern", help="other layers, e.g. MEM*E")
     arguments.add_argument("--vocabulary", type=int, help="another size of the vocabulary")
     arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default cpu)")
@@ -103,16 +86,12 @@ def both_models(options):
     from transformers.utils import logging
 
     from nano3.model import hf
-    from nano3.model.config import ModelConfig
     from nano3.model.nemotron_h import NemotronH
+    from nano3.recipe import load_recipe
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = ModelConfig(**SHAPE)
-    if options.recipe is not None:
-        from nano3.recipe import load_recipe
-
-        config = load_recipe(options.recipe).model
+    config = load_recipe(options.recipe).model
     changes = {"pattern": options.pattern, "vocab_size": options.vocabulary}
     config = config.model_copy(update={key: value for key, value in changes.items() if value})
     with torch.device(options.device):

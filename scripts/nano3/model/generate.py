@@ -127,12 +127,13 @@ def _generate(
         if (step + 1) % check:
             continue
         stopped |= stops[tokens[step + 1 - check : step + 1]].any(0)
-        if decode is None and 0 < (alive := total - int(stopped.sum())) <= COMPACT_AT * len(rows):
+        alive = total - int(stopped.sum())
+        if alive == 0:
+            break
+        if decode is None and alive <= COMPACT_AT * len(rows):
             keep = (~stopped[rows]).nonzero().squeeze(1)
             rows, chosen = rows[keep], chosen[keep]
             cache.select(keep)
-        if stopped.all():
-            break
 
     ends = stops[tokens].int()  # what a row wrote after its stop does not count
     lengths = torch.where(ends.any(0), ends.argmax(0) + 1, max_new_tokens)

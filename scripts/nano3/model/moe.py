@@ -208,7 +208,7 @@ class DecodingWeights:
     """Matrices in the type of the products: those of all routed experts and, at the end, of the shared one, with
     W = E*F + the shared expert's width; or those of the routed experts alone."""
 
-    up: Tensor  # [W, D] or [E, F, D]
+    up: Tensor  # [D, W], as few rows read it fastest, or [E, F, D]
     down: Tensor  # [W, D] or [E, F, D]
 
     @property
@@ -248,9 +248,9 @@ class MoE(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else up.dtype
         if rows * up.numel() >= DENSE_BELOW * up.shape[0]:
             return None if dtype == up.dtype else DecodingWeights(up.to(dtype), down.to(dtype))
-        joined = [torch.cat([up.flatten(0, 1), shared.up_proj.weight])]
-        joined += [torch.cat([down.flatten(0, 1), shared.down_proj.weight.T])]
-        return DecodingWeights(*(matrix.to(dtype) for matrix in joined))
+        all_up = torch.cat([up.flatten(0, 1), shared.up_proj.weight]).T
+        all_down = torch.cat([down.flatten(0, 1), shared.down_proj.weight.T])
+        return DecodingWeights(all_up.to(dtype).contiguous(), all_down.to(dtype))
 
     def step(self, x: Tensor, matrices: DecodingWeights | None) -> Tensor:
         """One token per row without gradient, x [N, D] -> [N, D]: where all experts are joined, two products for them
@@ -259,7 +259,7 @@ class MoE(nn.Module):
             return self(x, matrices)
         _, weights, experts = self.gate(x)
         count, width, _ = self.experts.up_proj.shape
-        hidden = F.linear(x, matrices.up).relu_().square_()
+        hidden = (x @ matrices.up).relu_().square_()
         routed = hidden[:, : count * width].view(-1, count, width)
         routed.mul_(gates(weights, experts, count).to(hidden.dtype)[..., None])
         return hidden @ matrices.down
