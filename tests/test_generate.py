@@ -154,6 +154,13 @@ def test_a_compiled_step_writes_the_same_text_beyond_the_first_capacity():
     assert [c.tokens for c in compiled] == [c.tokens for c in eager]
     for one, other in zip(compiled, eager, strict=True):
         assert torch.tensor(one.logprobs).sub(torch.tensor(other.logprobs)).abs().max() <= 1e-4
+    # Compiled steps look for stops now and then: rows that stop between two looks, at unlike places, end where they do.
+    settings["stop_ids"] = sorted({completion.tokens[20 + row] for row, completion in enumerate(eager)})
+    ends = [next(i for i, t in enumerate(c.tokens) if t in settings["stop_ids"]) + 1 for c in eager]
+    assert any(end % module.LOOK_EVERY for end in ends)
+    for stopped in (generate(model, PROMPTS, **settings), generate(model, PROMPTS, **settings, compiled=True)):
+        assert [c.tokens for c in stopped] == [c.tokens[:end] for c, end in zip(eager, ends, strict=True)]
+        assert all(c.finished for c in stopped)
 
 
 def test_compiling_without_a_compiler_is_an_error_that_says_what_to_install(monkeypatch):
