@@ -44,8 +44,12 @@ class Attention(nn.Module):
         if mask is not None and x.is_cuda:
             # Of the kernels that never hold all scores, the one that takes a mask wants a key for every query head.
             k, v = (each.repeat_interleave(self.heads // self.kv_heads, 1) for each in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
+        dtype = q.dtype
+        if not x.is_cuda:  # a CPU's kernel is slower in bfloat16: its backward pass converts back and forth
+            q, k, v = q.float(), k.float(), v.float()
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        return self.o_proj(y.transpose(1, 2).reshape(b, t, -1).to(dtype))
 
     def step(self, x: Tensor, visible: Tensor, state: AttentionState, position: Tensor) -> Tensor:
         """One token per row, x [b, D] -> [b, D], at `position` [1] int64; `visible` as `visible_keys` gives it.

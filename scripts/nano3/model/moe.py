@@ -26,6 +26,9 @@ from nano3.model.config import ModelConfig
 # cheaper than sorting tokens and many small products. Measured on a CPU.
 DENSE_BELOW = 1_000_000
 
+# Experts get whole multiples of this many rows where a product of a new shape first has a kernel compiled for it.
+ROWS_OF = {("cpu", torch.bfloat16): 32}
+
 
 class Router(nn.Module):
     """Scores the experts for a token; float32 even under autocast."""
@@ -90,27 +93,26 @@ class _SortedExperts(torch.autograd.Function):
     def forward(ctx, x, weights, experts, up, down):
         n, k = experts.shape
         chosen, order = experts.flatten().sort(stable=True)  # [S] slots (token * k + choice) by expert
-        place = torch.empty_like(order)
-        place[order] = torch.arange(n * k, device=order.device)  # where a slot went
-        place = place.view(n, k)
-        groups = _groups(chosen, up)
-        token = order.div(k, rounding_mode="floor")
+        groups, row, rows = _groups(chosen, up)
+        place = torch.empty_like(order).index_copy_(0, order, row).view(n, k)  # the row of each slot
+        token = order.new_zeros(rows).index_copy_(0, row, order.div(k, rounding_mode="floor"))
         gathered = x.index_select(0, token)  # [S, D]
         hidden = _of_each(gathered, up.transpose(1, 2), groups)
         squared = hidden.relu_().square()
         out = _of_each(squared, down, groups)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(gathered, hidden, squared, out, weights, order, token, place, up, down)
+            ctx.save_for_backward(gathered, hidden, squared, out, weights, token, place, up, down)
             ctx.groups = groups
         return _sum_slots(out, place, weights)
 
     @staticmethod
     def backward(ctx, dy):
-        gathered, hidden, squared, out, weights, order, token, place, up, down = ctx.saved_tensors
+        gathered, hidden, squared, out, weights, token, place, up, down = ctx.saved_tensors
         n, k = weights.shape
         dout = dy.index_select(0, token)  # [S, D]
         dweights = (out * dout).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
-        dout.mul_(weights.flatten().index_select(0, order)[:, None])
+        weight = weights.new_zeros(len(token)).index_copy_(0, place.flatten(), weights.flatten())
+        dout.mul_(weight[:, None])
         ddown = _over_slots(squared, dout, ctx.groups)
         dhidden = _of_each(dout, down.transpose(1, 2), ctx.groups)
         dhidden.mul_(hidden)  # half the gradient of relu(.)^2; the products below double it
@@ -125,13 +127,21 @@ def can_group(up: Tensor) -> bool:
     return up.is_cuda and up.dtype == torch.bfloat16 and whole and torch.cuda.get_device_capability(up.device)[0] >= 9
 
 
-def _groups(chosen: Tensor, up: Tensor) -> list[int] | Tensor:
-    """How the slots are shared out, from their sorted experts [S]: the number of each expert's slots or, for products
-    in one kernel, where each expert's slots end [E] int32 - which the GPU alone knows, so that nobody waits for it."""
-    experts = up.shape[0]
+def _groups(chosen: Tensor, up: Tensor) -> tuple[list[int] | Tensor, Tensor, int]:
+    """How the slots are shared out, from their sorted experts [S]: the number of each expert's rows or, for products
+    in one kernel, where each expert's rows end [E] int32 - which the GPU alone knows, so that nobody waits for it. Also
+    the row of each sorted slot [S], and the number of rows; those of no slot stand for a token with weight zero."""
+    experts, row = up.shape[0], torch.arange(len(chosen), device=chosen.device)
     if can_group(up):
-        return torch.searchsorted(chosen, torch.arange(experts, device=chosen.device), right=True, out_int32=True)
-    return torch.bincount(chosen, minlength=experts).tolist()
+        ends = torch.searchsorted(chosen, torch.arange(experts, device=row.device), right=True, out_int32=True)
+        return ends, row, len(row)
+    counts = torch.bincount(chosen, minlength=experts)
+    multiple = ROWS_OF.get((up.device.type, up.dtype), 1)
+    padding = -counts % multiple
+    if multiple > 1:
+        row += (padding.cumsum(0) - padding)[chosen]
+    sizes = (counts + padding).tolist()
+    return sizes, row, sum(sizes)
 
 
 def _of_each(a: Tensor, b: Tensor, groups: list[int] | Tensor, scale: int = 1) -> Tensor:
