@@ -42,7 +42,9 @@ def test_sorted_and_dense_experts_agree(monkeypatch):
         assert torch.equal(experts(x, weights, chosen), routed)
 
 
-def test_gradients_of_the_sorted_experts_are_right_also_for_an_expert_without_tokens():
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_gradients_of_the_sorted_experts_are_right_also_for_an_expert_without_tokens(multiple, monkeypatch):
+    monkeypatch.setitem(moe.ROWS_OF, ("cpu", torch.float64), multiple)
     torch.manual_seed(0)
     n, d, e, f, k = 6, 4, 5, 3, 2
     x, up, down = torch.randn(n, d), torch.randn(e, f, d), torch.randn(e, f, d)

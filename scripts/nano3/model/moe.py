@@ -94,25 +94,26 @@ class _SortedExperts(torch.autograd.Function):
         n, k = experts.shape
         chosen, order = experts.flatten().sort(stable=True)  # [S] slots (token * k + choice) by expert
         groups, row, rows = _groups(chosen, up)
-        place = torch.empty_like(order).index_copy_(0, order, row).view(n, k)  # the row of each slot
-        token = order.new_zeros(rows).index_copy_(0, row, order.div(k, rounding_mode="floor"))
+        place = torch.empty_like(order)
+        place[order] = row  # where a slot went
+        place = place.view(n, k)
+        token = _in_rows(order.div(k, rounding_mode="floor"), row, rows)
         gathered = x.index_select(0, token)  # [S, D]
         hidden = _of_each(gathered, up.transpose(1, 2), groups)
         squared = hidden.relu_().square()
         out = _of_each(squared, down, groups)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(gathered, hidden, squared, out, weights, token, place, up, down)
+            ctx.save_for_backward(gathered, hidden, squared, out, weights, order, row, token, place, up, down)
             ctx.groups = groups
         return _sum_slots(out, place, weights)
 
     @staticmethod
     def backward(ctx, dy):
-        gathered, hidden, squared, out, weights, token, place, up, down = ctx.saved_tensors
+        gathered, hidden, squared, out, weights, order, row, token, place, up, down = ctx.saved_tensors
         n, k = weights.shape
         dout = dy.index_select(0, token)  # [S, D]
         dweights = (out * dout).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
-        weight = weights.new_zeros(len(token)).index_copy_(0, place.flatten(), weights.flatten())
-        dout.mul_(weight[:, None])
+        dout.mul_(_in_rows(weights.flatten().index_select(0, order), row, len(token))[:, None])
         ddown = _over_slots(squared, dout, ctx.groups)
         dhidden = _of_each(dout, down.transpose(1, 2), ctx.groups)
         dhidden.mul_(hidden)  # half the gradient of relu(.)^2; the products below double it
@@ -142,6 +143,11 @@ def _groups(chosen: Tensor, up: Tensor) -> tuple[list[int] | Tensor, Tensor, int
         row += (padding.cumsum(0) - padding)[chosen]
     sizes = (counts + padding).tolist()
     return sizes, row, sum(sizes)
+
+
+def _in_rows(values: Tensor, row: Tensor, rows: int) -> Tensor:
+    """What belongs to each sorted slot [S], by row; zero in the rows of no slot."""
+    return values if rows == len(values) else values.new_zeros(rows).index_copy_(0, row, values)
 
 
 def _of_each(a: Tensor, b: Tensor, groups: list[int] | Tensor, scale: int = 1) -> Tensor:
