@@ -9,8 +9,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from nano3.artifacts.code_version import code_version
+from nano3.artifacts.lineage import find_manifests
+from nano3.artifacts.manifest import PROVENANCE
 from nano3.errors import UserError
-from nano3.preflight import problems
+from nano3.preflight import problems, unknown_names
 from nano3.recipe import load_recipe, stages
 
 # Rules call `python`: make that the interpreter that runs Snakemake, also when its environment is not activated.
@@ -19,10 +21,14 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 @cache
 def recipe_named(name):
+    file = f"config/recipes/{name}.yaml"
     try:
-        return load_recipe(f"config/recipes/{name}.yaml")
+        recipe = load_recipe(file)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    if unknown := unknown_names(recipe):
+        raise WorkflowError("\n  ".join([f"{file} is not a valid recipe:", *unknown]))
+    return recipe
 
 
 def recipe_of(wildcards):

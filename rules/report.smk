@@ -40,6 +40,7 @@ rule report:
         "results/{recipe}/benchmarks/report.tsv"
     params:
         recipe=recipe_file,
+        title=lambda wildcards: recipe_of(wildcards).title,
         code=code_version("report"),
     message:
         "Report"
@@ -66,6 +67,15 @@ rule lineage:
         "python scripts/lineage.py --recipe {params.recipe} --output {output.lineage} --log {log}"
 
 
+def code_and_makers(wildcards):
+    """Changes with what the drift list is about: the code of any script, and what is noted of who made each artifact."""
+    results = Path("results") / wildcards.recipe
+    made = [manifest.parent / PROVENANCE for manifest in find_manifests(results)]
+    noted = [file.read_text() for file in made if file.is_file()]
+    code = [code_version(file.stem) for file in sorted(Path("scripts").glob("*.py"))]
+    return hashlib.sha256(repr([code, noted]).encode()).hexdigest()[:16]
+
+
 rule drift:
     output:
         drift="results/{recipe}/drift.txt",
@@ -73,7 +83,7 @@ rule drift:
         "results/{recipe}/logs/drift.log",
     params:
         recipe=recipe_file,
-        code=code_version(),
+        state=code_and_makers,
     message:
         "Artifacts that older code made"
     shell:

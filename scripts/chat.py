@@ -13,7 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-from nano3 import cli
 from nano3.chat.terminal import Chat, Sampling, open_chat
 from nano3.errors import UserError
 
@@ -22,7 +21,10 @@ HELP = "/think  thinking on or off    /reset  forget the conversation    /help  
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.prompt is not None and not options.prompt.strip():
+        parser.error("--prompt is empty; leave it out to chat, or ask something")
     sampling = Sampling(options.temperature, options.top_p, options.max_new_tokens, options.seed)
     chat = open_chat(options.model, sampling, think=options.think, system=options.system)
     if options.prompt is not None:
@@ -92,6 +94,12 @@ def answer(chat: Chat, question: str) -> None:
         sys.stdout.flush()
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, found {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="Hugging Face directory, e.g. results/tiny/rl/final")
@@ -100,10 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--think", action=argparse.BooleanOptionalAction, default=True, help="reason before the answer")
     parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy (default: 1.0)")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default: 1.0, off)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
+    parser.add_argument("--max-new-tokens", type=_positive, default=512, help="longest answer (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     return parser
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    try:
+        main()
+    except UserError as problem:
+        sys.exit(f"error: {problem}")

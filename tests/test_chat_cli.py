@@ -141,3 +141,16 @@ def test_the_real_command_answers_one_prompt(model):
     chat = open_chat(model, Sampling(max_new_tokens=8), think=False)
     assert chat.stop_ids == [2, 11]
     assert written.strip("\n") == "".join(piece for piece, _ in chat.ask("Hi")).strip("\n") != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere"], "error: nowhere is not a model to chat with"),
+        (["nowhere", "--max-new-tokens", "0"], "expected a whole number from 1 up, found '0'"),
+        (["nowhere", "--prompt", " "], "--prompt is empty"),
+    ],
+)
+def test_mistakes_are_told_on_the_error_stream(arguments, expected):
+    done = subprocess.run([sys.executable, "scripts/chat.py", *arguments], capture_output=True, text=True)
+    assert done.returncode and expected in done.stderr and not done.stdout

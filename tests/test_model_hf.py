@@ -113,6 +113,11 @@ def test_names_on_disk_are_those_of_the_published_checkpoint(saved):
     } <= names
 
 
+def test_weights_are_as_readable_as_the_files_beside_them(saved):
+    modes = {(saved[1] / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1
+
+
 def test_bfloat16_keeps_what_needs_float32(saved, tmp_path):
     model, _ = saved
     hf.save(model, tmp_path, dtype=torch.bfloat16)

@@ -99,6 +99,8 @@ def test_tiny_has_the_same_kinds_of_layers_as_nano3(nano3):
         ("extends: tiny\nmodel: {pattern: MXE}", "unknown: 'X'"),
         ("extends: tiny\nsft: {steps: many}", "found 'many'"),
         ("extends: mine", "in a circle"),
+        ("extends: tinny", "mine.yaml extends it"),
+        ("extends: tiny\ntokenizer: {kind: existing, path: x}", "'vocab_size' belongs to another kind"),
         ("- a list", "must hold a mapping"),
     ],
 )  # fmt: skip

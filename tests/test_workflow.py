@@ -156,6 +156,23 @@ def test_an_unknown_recipe_names_the_known_ones(built):
     assert "tiny" in result.stdout
 
 
+def test_names_that_nothing_answers_to_stop_a_dry_run(restored):
+    restored.edit("config/recipes/mini.yaml", "environment_ratio: null", "environment_ratio: {mth: 1}")
+    result = restored.snakemake("--dryrun", FINAL, check=False)
+    assert result.returncode and "unknown 'mth'; the environments are math_with_judge," in result.stdout
+    result = restored.snakemake("--dryrun", "results/tiny/data/raw/nothing/0", check=False)
+    assert result.returncode and "the recipe has no data set 'nothing'" in result.stdout
+
+
+def test_the_drift_list_is_made_again_when_code_changes_and_only_then(restored):
+    drift = "results/mini/drift.txt"
+    restored.snakemake("--profile", "profiles/local", drift)
+    assert restored.planned(drift) == {}
+    with (restored.path / "scripts/sft.py").open("a") as file:
+        file.write("# changed\n")
+    assert restored.planned(drift) == {"drift": 1}
+
+
 def test_the_profile_symlink_makes_the_literal_command_work():
     assert os.readlink(ROOT / "slurm") == "profiles/slurm"
     assert not (ROOT / "profiles" / "default").exists()

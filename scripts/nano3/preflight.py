@@ -1,11 +1,15 @@
-"""Before the first job: does this machine have what a recipe needs?"""
+"""Before the first job: does this machine have what a recipe needs, and does everything exist that the recipe names?"""
 
 import importlib.util
 import os
 from pathlib import Path
 
 from nano3 import sandbox
+from nano3.data import generators
+from nano3.data.generators.problem import PREFERENCE
+from nano3.environments import ENVIRONMENTS, short_name
 from nano3.errors import UserError
+from nano3.recipe import stages
 from nano3.recipe.execution import Execution, Job
 from nano3.recipe.schema import Recipe
 
@@ -23,12 +27,35 @@ def problems(recipe: Recipe, name: str, *, on_cluster: bool) -> list[str]:
         found += _machine_problems(recipe.execution) + _sandbox_problems(recipe.execution)
     if not found:
         return []
+    cluster = [f"  On a Slurm cluster:  snakemake --profile slurm results/{name}/rl/final"]
     advice = [
-        f"  On a Slurm cluster:  snakemake --profile slurm results/{name}/rl/final",
+        *(cluster if recipe.execution.backend in BUILT_BACKENDS and not on_cluster else []),
         f"  What would run:      snakemake --dryrun results/{name}/rl/final",
         "  On this machine:     snakemake --profile profiles/local results/tiny/rl/final",
     ]
     return [f"recipe {name} can't run here:", *(f"  - {line}" for line in found), *advice]
+
+
+def unknown_names(recipe: Recipe) -> list[str]:
+    """What a recipe names and nothing answers to, as lines for the user: task families, their levels and options, and
+    environments. The schema does not know them, and a stage would find them only hours later."""
+    found = []
+    for name, dataset in recipe.datasets.items():
+        for family, amount in dataset.families.items() if dataset.kind == "tasks" else ():
+            difficulty = {"level": amount.difficulty, **amount.options}
+            try:
+                generators.generate(
+                    family, rows=0, seed=0, difficulty=difficulty, split=dataset.split, form=dataset.form
+                )
+            except UserError as problem:
+                found.append(f"datasets.{name}.families: {problem}")
+    known = [short_name(agent) for agent in (*ENVIRONMENTS, PREFERENCE)]
+    for stage in stages.RL_STAGES:
+        unknown = [name for name in getattr(getattr(recipe.rl, stage), "environment_ratio", ()) if name not in known]
+        if unknown:
+            names = ", ".join(map(repr, unknown))
+            found.append(f"rl.{stage}.environment_ratio: unknown {names}; the environments are {', '.join(known)}")
+    return found
 
 
 def _backend_problems(execution: Execution, on_cluster: bool) -> list[str]:

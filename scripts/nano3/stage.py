@@ -107,6 +107,7 @@ def open_stage(
     with lock(work / "lock"):
         if _finished(work / "result"):
             say(f"{name}: this exact stage has finished before; publishing its result again")
+            say(f"  To train it anew, e.g. after a change of its code:  rm -r {work} {output}")
             publish_directory(work / "result", output)
             run.finished = True
             yield run

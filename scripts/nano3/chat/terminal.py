@@ -136,7 +136,7 @@ def open_chat(directory: Path, sampling: Sampling, *, think: bool = True, system
     if missing:
         raise UserError(
             f"{directory} is not a model to chat with: it has no {' and no '.join(missing)}.\n"
-            "  Expected a Hugging Face directory, e.g.  snakemake results/tiny/rl/final"
+            "  Expected a Hugging Face directory, e.g.  snakemake --profile profiles/local results/tiny/rl/final"
             " && python scripts/chat.py results/tiny/rl/final"
         )
     from tokenizers import Tokenizer

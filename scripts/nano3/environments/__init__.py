@@ -54,6 +54,11 @@ EPISODES = {
 }
 
 
+def short_name(agent: str) -> str:
+    """An environment's name for ratios, metrics and tables, e.g. "mcqa" of "mcqa_simple_agent"."""
+    return agent.removesuffix("_agent").removesuffix("_simple")
+
+
 def verify(row: dict, response: str) -> Reward:
     """Score a response with the environment that row["agent_ref"]["name"] names.
 

@@ -11,6 +11,7 @@ and ignores.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -48,7 +49,9 @@ def save(
     _write_json(directory / "config.json", config)
     generation = {"bos_token_id": bos, "eos_token_id": generation_eos, "pad_token_id": pad}
     _write_json(directory / "generation_config.json", {"_from_model_config": False, **generation})
-    save_file(export_state(model, dtype=dtype), directory / "model.safetensors", metadata={"format": "pt"})
+    weights = directory / "model.safetensors"
+    save_file(export_state(model, dtype=dtype), weights, metadata={"format": "pt"})
+    shutil.copymode(directory / "config.json", weights)  # safetensors makes files that nobody else can read
 
 
 def load(directory: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> NemotronH:

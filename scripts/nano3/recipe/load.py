@@ -30,9 +30,9 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        named = f"{seen[-1]} extends it" if seen else "the path of a target names its recipe: results/{recipe}/..."
         raise UserError(
-            f"there is no recipe {path}. Recipes in {path.parent}: {', '.join(known) or 'none'}.\n"
-            f"  The path of a target names its recipe: results/{{recipe}}/..."
+            f"there is no recipe {path}; {named}.\n  Recipes in {path.parent}: {', '.join(known) or 'none'}."
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
@@ -73,6 +73,8 @@ def _readable(location: tuple[Any, ...]) -> list[str]:
 def _explain(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
+        if key in _known_keys(Recipe, problem["loc"][:-1]):
+            return f"{key!r} belongs to another kind; remove it, or set it to null if it comes by `extends`"
         near = difflib.get_close_matches(key, _known_keys(Recipe, problem["loc"][:-1]), n=1, cutoff=0.5)
         return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if problem["type"] == "missing":

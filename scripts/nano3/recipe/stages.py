@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nano3.errors import UserError
 from nano3.recipe.judge import WHEREABOUTS
 from nano3.recipe.schema import Recipe
 
@@ -16,6 +17,8 @@ def _plain(section: Any) -> Any:
 
 def dataset_config(recipe: Recipe, dataset: str) -> dict[str, Any]:
     """What the raw shards of one data set depend on."""
+    if dataset not in recipe.datasets:
+        raise UserError(f"the recipe has no data set {dataset!r}; it has {', '.join(recipe.datasets)}")
     config = _plain(recipe.datasets[dataset])
     return config | {"seed": recipe.seed} if config["kind"] == "tasks" else config
 
@@ -156,6 +159,8 @@ def pairs_config(recipe: Recipe) -> dict[str, Any]:
 
 def profile_config(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What the pass rates for a stage's curriculum depend on."""
+    if not has_curriculum(recipe, stage):
+        raise UserError(f"rl.{stage} of the recipe has no curriculum, so there are no pass rates for it")
     section = getattr(recipe.rl, stage)
     return {
         "seed": recipe.seed,

@@ -123,7 +123,7 @@ class RlValidation(Section):
     """When and how the held-out reward is measured."""
 
     interval: Count = Field(description="optimizer steps between validations")
-    prompts: Count = Field(description="held-out prompts of every environment")
+    prompts: Count = Field(description="held-out prompts of every environment; all where there are fewer")
     generations: Count = Field(4, description="responses per prompt")
 
 
@@ -277,7 +277,7 @@ class Rl(Section):
 class Evaluation(Section):
     """The held-out measurements behind the report's tables."""
 
-    prompts: Count = Field(description="held-out prompts of every environment")
+    prompts: Count = Field(description="held-out prompts of every environment; all where there are fewer")
     generations: Count = Field(description="responses per prompt")
     max_new_tokens: Count
     temperature: float = Field(1.0, ge=0, description="0: greedy")

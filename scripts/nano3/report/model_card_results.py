@@ -35,7 +35,8 @@ def _effects(stage: Stage, before: Evaluated | None, after: Evaluated | None) ->
     if stage.path == "rl/genrm":
         ends = [stage.statistics.get("validation", {}).get(when, {}) for when in ("start", "end")]
         if all("ranking_accuracy" in end for end in ends):
-            return [f"Held-out ranking accuracy {ends[0]['ranking_accuracy']:.1%} → {ends[1]['ranking_accuracy']:.1%}"]
+            shares = " → ".join(f"{end['ranking_accuracy']:.1%}" for end in ends)
+            return [f"Held-out ranking accuracy {shares} (guessing: 50%)"]
     if before is None or after is None:
         return []
     found = []

@@ -1,5 +1,6 @@
 """What the report shows of every RL stage: its curves, its curriculum, and responses that it trained on."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from nano3.report.conversations import shown, turns_of
 from nano3.report.figures import Figure, Rows, chart, joined, pair, value_of
 from nano3.report.read import Artifact, Stage, lines
+from nano3.report.results import Z95
 from nano3.report.svg import Series, histograms
 
 STEP = "step"
@@ -92,12 +94,22 @@ def reward_model(stage: Stage) -> list[Figure | None]:
     rows, at = joined([stage], x=STEP), {"stage": stage.title}
     share = {"from_zero": True, "percent": True, **at}
     ranking = "Verdicts that prefer the response that people prefer; ties of people are left out. Guessing: 50%."
+    ranking += _guessing(rows.valid)
     distance = "Minus the distance to people's helpfulness and ranking; -10 for a broken verdict."
     return [
         chart("Ranking accuracy", pair(rows, "ranking_accuracy", 0), STEP, "share of verdicts", ranking, **share),
         chart("Broken verdicts", pair(rows, "broken_share", 4), STEP, "share of verdicts", "", **share),
         chart("Reward", pair(rows, "reward", 2), STEP, "mean reward", distance, **at),
     ]
+
+
+def _guessing(held_out: Sequence[dict[str, Any]]) -> str:
+    """A sentence where the last held-out verdicts are not clearly better than guesses: the judge of RLHF is then a poor
+    one, and readers should know."""
+    last = held_out[-1] if held_out else {}
+    if not last.get("n") or last["ranking_accuracy"] > 0.5 + Z95 * math.sqrt(0.25 / last["n"]):
+        return ""
+    return f" At the end they are no better than that ({last['ranking_accuracy']:.0%} of {last['n']} held out)."
 
 
 def judged(stage: Stage) -> list[Figure | None]:

@@ -149,8 +149,8 @@ def lengths(evaluated: Evaluated) -> dict[str, dict[str, Length]]:
 
 def shortened(before: Length, after: Length) -> tuple[float, float | None] | None:
     """Relative change of a mean length, and half of its 95% interval (delta method, errors taken as independent);
-    None from a length of 0."""
-    if not before.mean:
+    None from a length below one token, from which every percentage is absurd."""
+    if before.mean < 1:
         return None
     ratio = after.mean / before.mean
     if before.margin is None or after.margin is None or not after.mean:

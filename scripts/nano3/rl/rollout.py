@@ -12,7 +12,7 @@ from nano3.chat.request import messages_of
 from nano3.chat.template import render, template_of
 from nano3.data.tokenizer import END_OF_TEXT, IM_END
 from nano3.data.tokenizer import load as load_tokenizer
-from nano3.environments import Episode, Reward, opened, side_by_side, verify
+from nano3.environments import Episode, Reward, opened, short_name, side_by_side, verify
 from nano3.errors import UserError
 from nano3.rl.conversation import Conversation, Message, Turn, batches, go_on
 from nano3.rl.order import derived_seed
@@ -96,8 +96,8 @@ def read_prompts(file: Path) -> list[dict[str, Any]]:
 
 
 def environment_of(row: dict[str, Any]) -> str:
-    """Name of a row's environment for ratios, metrics and tables: its agent without the suffix, e.g. "mcqa"."""
-    return row["agent_ref"]["name"].removesuffix("_agent").removesuffix("_simple")
+    """Name of a row's environment for ratios, metrics and tables."""
+    return short_name(row["agent_ref"]["name"])
 
 
 def by_environment(rows: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
