@@ -275,5 +275,5 @@ def _reproduction(card: Card) -> str:
 snakemake --profile profiles/local {card.directory}
 ```
 
-`manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` is the whole
-graph."""
+`manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` shows
+what those were made from."""
