@@ -337,6 +337,14 @@ def test_charts_stay_in_their_frame_and_skip_what_is_empty():
     assert ">100%<" in zero and "-" not in "".join(re.findall(r'class="tick"[^>]*>([^<]*)<', zero))
 
 
+@pytest.mark.parametrize("most", [1.0, 0.5, 0.1, 0.02, 0.004])
+def test_marks_of_small_shares_have_the_decimals_that_tell_them_apart(most):
+    points = [Series("a", [(0, 0.0), (5, most)])]
+    svg = line_chart(points, title="A", x_label="x", y_label="y", from_zero=True, percent=True)
+    marks = re.findall(r'class="tick"[^>]*>([^<]*%)<', svg)
+    assert len(marks) >= 3 and len(set(marks)) == len(marks)
+
+
 def test_a_histogram_keeps_solved_prompts_apart_and_has_one_scale_for_all_rows():
     svg = histograms([("a", [0.0, 0.05, 0.3, 1.0]), ("b", [0.95, 1.0])], title="H", x_label="pass rate")
     assert "a, pass rate 0% to 10%: 50.0% of the prompts" in svg and "a, pass rate 30% to 40%: 25.0%" in svg

@@ -5,7 +5,7 @@ tooltips. Numbers are rounded to a tenth of a pixel, so equal data gives equal b
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -52,7 +52,7 @@ def line_chart(
     top = TOP + (18 if boundaries else 0)  # room for the names of the phases
     to_x = _scale(x_low, x_high, LEFT, width - RIGHT)
     to_y = _scale(y_low, y_high, height - BOTTOM, top)
-    write = (lambda value: f"{value:.0%}") if percent else number
+    write = _percentages(y_ticks) if percent else number
     x_ticks = ticks(x_low, x_high, max(3, width // 90))
     parts = [_grid(y_ticks, to_y, write, width), _x_axis(x_ticks, x_low, x_high, to_x, width, height, x_label)]
     parts.append(_boundaries(boundaries, to_x, top, height - BOTTOM, width))
@@ -145,6 +145,12 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     step = next(m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _percentages(marks: Sequence[float]) -> Callable[[float], str]:
+    """Writes shares as percentages, with as many decimals as keep the marks of an axis apart."""
+    digits = next((n for n in (0, 1, 2) if all(abs(round(mark, n + 2) - mark) < 1e-9 for mark in marks)), 3)
+    return lambda value: f"{value:.{digits}%}"
 
 
 def number(value: float) -> str:
