@@ -204,6 +204,7 @@ def _sft(results, recipe, every: int) -> None:
             rows.append({"split": "valid", "step": step, "tokens": step * 4096, "loss": {"valid": loss + 0.02}})
     inputs = {"model": results / "pretrain/long_context", "data": results / "sft/data"}
     statistics = {"steps": recipe.sft.steps, "tokens": 983_040, "train_loss": 0.36, "supervised_tokens": 500_000}
+    statistics["epochs"] = 0.49
     write_stage(results / "sft/model", "sft", stages.sft_config(recipe), inputs, rows, timing, statistics)
 
 

@@ -86,6 +86,7 @@ def test_the_card_holds_the_numbers_of_the_manifests(results, final):
         assert text in card, text
     tables = [line for line in card.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables)
+    assert "of which the training made 0.49 epochs" in card
 
 
 def test_with_rlvr_alone_the_card_is_silent_about_later_stages(final):

@@ -220,7 +220,10 @@ def _chat_data(card: Card) -> str:
         )
         for name, entry in artifact.statistics.get("datasets", {}).items()
     ]
-    return "**Fine-tuning chats**\n\n" + table(("Data set", "Rows asked", "Tokens sampled", "Epochs"), rows)
+    drawn = table(("Data set", "Rows asked", "Tokens sampled", "Epochs drawn"), rows)
+    read = sft.statistics.get("epochs")
+    often = "" if read is None else f"\n\nPacked into one data set, of which the training made {read:.2f} epochs."
+    return f"**Fine-tuning chats**\n\n{drawn}{often}"
 
 
 def _limitations(card: Card) -> str:
