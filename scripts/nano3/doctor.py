@@ -51,7 +51,7 @@ def cluster(environment: Mapping[str, str]) -> list[Finding]:
     """Slurm as the slurm profile would use it."""
     problem = slurm.controller_problem()
     if problem:
-        return [Finding("slurm", False, "can't be used", problem.replace("\n", " "))]
+        return [Finding("slurm", False, "can't be used", "; ".join(map(str.strip, problem.splitlines())))]
     findings = [Finding("slurm", True, slurm.ask("sinfo", "--version").strip() + ", controller up")]
     problems = [("partition", text) for text in slurm.partition_problems(environment)]
     problems += [("container", text) for text in launch.container_problems(launch.ENVIRONMENTS, environment)]
