@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from nano3 import cli
 from nano3.chat.terminal import Chat, Sampling, open_chat
 from nano3.errors import UserError
 
@@ -114,7 +115,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as problem:
-        sys.exit(f"error: {problem}")
+    cli.run(main)

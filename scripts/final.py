@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nano3 import cli
 from nano3.artifacts import building, digest_of, verify
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 from nano3.recipe import load_recipe
 from nano3.report.model_card import Card, model_card
 from nano3.report.read import Evaluated, Stage, read_evaluation, read_stage
@@ -52,7 +52,7 @@ def files_to_ship(source: Path, files: list[str]) -> list[str]:
     if missing:
         raise UserError(
             f"{source} has no {', '.join(missing)}, which a Hugging Face model needs. Make it again:"
-            f"  snakemake --force {source}"
+            f"  {to_make(source, force=True)}"
         )
     return [name for name in files if "/" not in name and name not in NOT_SHIPPED]
 
@@ -61,12 +61,12 @@ def check_evaluation(model: Path, evaluations: list[Evaluated]) -> None:
     """The last evaluation must be of this very model, or the card would praise another one."""
     if evaluations and evaluations[-1].manifest.inputs.get("model") != digest_of(model):
         last = evaluations[-1].directory
-        raise UserError(f"{last} measured another model than {model}. Make it again:  snakemake --force {last}")
+        raise UserError(f"{last} measured another model than {model}. Make it again:  {to_make(last, force=True)}")
 
 
 def _required(part: Stage | Evaluated | None, path: Path):
     if part is None:
-        raise UserError(f"{path} does not exist. Make it first:  snakemake {path}")
+        raise UserError(f"{path} does not exist. Make it first:  {to_make(path)}")
     return part
 
 

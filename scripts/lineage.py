@@ -5,6 +5,7 @@ python scripts/lineage.py --recipe config/recipes/tiny.yaml --output results/tin
 
 from nano3 import cli
 from nano3.artifacts.lineage import mermaid, read_lineage
+from nano3.errors import to_make
 from nano3.report.boxes import standalone
 from nano3.report.graph import draw_lineage
 from nano3.stage import recipe_results
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     for entry in lineage.missing:
         cli.say(
             f"{results / entry.path} was made from an input {entry.input!r} ({entry.digest[:12]}) that is gone or was"
-            f" made again since.\n  To bring it up to date:  snakemake {results / entry.path}"
+            f" made again since.\n  To bring it up to date:  {to_make(results / entry.path)}"
         )
     if arguments.mermaid:
         cli.say(mermaid(lineage))

@@ -213,7 +213,7 @@ def test_one_subset_is_fetched_at_one_commit_and_nothing_else(toy, tmp_path):
 def test_a_repository_that_does_not_exist_is_explained(toy, tmp_path):
     result = fetch(toy, tmp_path, repo="nvidia/none")
     assert result.returncode == 1
-    assert "nvidia/none does not exist on the hub, or is private and HF_TOKEN" in result.stdout
+    assert "nvidia/none does not exist on the hub, or is private and HF_TOKEN" in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
 

@@ -58,7 +58,7 @@ def test_an_input_that_was_made_again_with_other_content_is_missing(results, cap
     lineage = read_lineage(results)
     assert [(entry.path, entry.input, entry.digest) for entry in lineage.missing] == [("pretrain/phase1", "blend", old)]
     script("lineage").main(["--recipe", str(RECIPE), "--output", str(results / "lineage.json")])
-    assert f"snakemake {results}/pretrain/phase1" in capsys.readouterr().out
+    assert f"snakemake --profile profiles/local {results}/pretrain/phase1" in capsys.readouterr().out
 
 
 def test_the_file_is_deterministic_and_reads_back(results):

@@ -12,7 +12,7 @@ from data_jobs import script
 from fake_results import evaluation, make_results, write_recipe, write_stage
 from nano3.errors import UserError
 from nano3.recipe import load_recipe, stages
-from nano3.report import figures, read, results, tables
+from nano3.report import figures, read, reinforcement, results, tables
 from nano3.report.conversations import split_answer, turns_of
 from nano3.report.page import busy_seconds, clock
 from nano3.report.svg import Series, histograms, line_chart, number, thinned, ticks
@@ -320,7 +320,7 @@ def test_pretraining_stages_stand_end_to_end_on_one_axis(full):
 def test_a_missing_evaluation_file_is_an_error_that_says_what_to_run(full, tmp_path):
     root = copied(full, tmp_path)
     (root / "evaluation/sft/evaluation.json").unlink()
-    with pytest.raises(UserError, match="snakemake --force"):
+    with pytest.raises(UserError, match="snakemake --profile profiles/local --force"):
         report(root)
 
 
@@ -343,6 +343,15 @@ def test_marks_of_small_shares_have_the_decimals_that_tell_them_apart(most):
     svg = line_chart(points, title="A", x_label="x", y_label="y", from_zero=True, percent=True)
     marks = re.findall(r'class="tick"[^>]*>([^<]*%)<', svg)
     assert len(marks) >= 3 and len(set(marks)) == len(marks)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "n", "said"), [(0.35, 60, True), (0.6, 60, True), (0.65, 60, False), (0.6, 600, False)]
+)
+def test_the_report_says_when_a_reward_model_is_no_better_than_guessing(accuracy, n, said):
+    held_out = [{"ranking_accuracy": 0.9, "n": n}, {"ranking_accuracy": accuracy, "n": n}]
+    assert bool(reinforcement._guessing(held_out)) == said
+    assert not reinforcement._guessing([])
 
 
 def test_a_histogram_keeps_solved_prompts_apart_and_has_one_scale_for_all_rows():

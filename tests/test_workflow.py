@@ -157,6 +157,8 @@ def test_an_unknown_recipe_names_the_known_ones(built):
 
 
 def test_names_that_nothing_answers_to_stop_a_dry_run(restored):
+    result = restored.snakemake("--dryrun", "results/mini/rl/profile/rlvr1", check=False)
+    assert result.returncode and "rl.rlvr1 of the recipe has no curriculum" in result.stdout
     restored.edit("config/recipes/mini.yaml", "environment_ratio: null", "environment_ratio: {mth: 1}")
     result = restored.snakemake("--dryrun", FINAL, check=False)
     assert result.returncode and "unknown 'mth'; the environments are math_with_judge," in result.stdout

@@ -71,8 +71,9 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        say(f"error: {error}")
-        sys.exit(1)
+        if _log is not None:
+            _log.write(f"error: {error}\n")
+        sys.exit(f"error: {error}")  # on the error stream, with status 1
     except Preempted as reason:
         say(f"stopped: {reason}")
         sys.exit(EXIT_PREEMPTED)

@@ -1,4 +1,6 @@
-"""The two exceptions that a script turns into an exit status instead of a traceback."""
+"""The two exceptions that a script turns into an exit status instead of a traceback, and what their messages share."""
+
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -7,3 +9,8 @@ class UserError(Exception):
 
 class Preempted(Exception):
     """The job was asked to stop and has saved its state; the same command goes on from there (exit 75)."""
+
+
+def to_make(target: Path | str, *, force: bool = False) -> str:
+    """The command that makes a target on this machine, for messages; force: although it is there."""
+    return f"snakemake --profile profiles/local {'--force ' * force}{target}"

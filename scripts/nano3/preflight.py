@@ -8,7 +8,7 @@ from nano3 import sandbox
 from nano3.data import generators
 from nano3.data.generators.problem import PREFERENCE
 from nano3.environments import ENVIRONMENTS, short_name
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 from nano3.recipe import stages
 from nano3.recipe.execution import Execution, Job
 from nano3.recipe.schema import Recipe
@@ -31,7 +31,7 @@ def problems(recipe: Recipe, name: str, *, on_cluster: bool) -> list[str]:
     advice = [
         *(cluster if recipe.execution.backend in BUILT_BACKENDS and not on_cluster else []),
         f"  What would run:      snakemake --dryrun results/{name}/rl/final",
-        "  On this machine:     snakemake --profile profiles/local results/tiny/rl/final",
+        f"  On this machine:     {to_make('results/tiny/rl/final')}",
     ]
     return [f"recipe {name} can't run here:", *(f"  - {line}" for line in found), *advice]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nano3.artifacts.manifest import MANIFEST, read_manifest
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Group:
 def find_manifests(results: Path) -> list[Path]:
     """Every manifest.json below a directory, sorted; hidden directories (work directories) are left out."""
     if not results.is_dir():
-        raise UserError(f"{results} does not exist. Make something first, e.g.  snakemake {results}/rl/final")
+        raise UserError(f"{results} does not exist. Make something first, e.g.  {to_make(results / 'rl/final')}")
     found = []
     for folder, children, files in os.walk(results):
         children[:] = sorted(child for child in children if not child.startswith("."))
@@ -109,9 +109,11 @@ def load_lineage(file: Path) -> Lineage:
             missing=tuple(Missing(**entry) for entry in content["missing"]),
         )
     except FileNotFoundError:
-        raise UserError(f"{file} does not exist. Make it first:  snakemake {file}") from None
+        raise UserError(f"{file} does not exist. Make it first:  {to_make(file)}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not a lineage file ({error!r}). Make it again:  snakemake -f {file}") from None
+        raise UserError(
+            f"{file} is not a lineage file ({error!r}). Make it again:  {to_make(file, force=True)}"
+        ) from None
 
 
 def upstream(lineage: Lineage, paths: set[str]) -> Lineage:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
@@ -62,12 +62,12 @@ def read_manifest(path: Path | str) -> Manifest:
     except FileNotFoundError:
         raise UserError(
             f"{file} does not exist, so {file.parent} is not a finished artifact.\n"
-            f"  Make it first:  snakemake {file.parent}"
+            f"  Make it first:  {to_make(file.parent)}"
         ) from None
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{file} is not a valid manifest ({error}).\n"
-            f"  Move {file.parent} away and make it again:  snakemake {file.parent}"
+            f"  Move {file.parent} away and make it again:  {to_make(file.parent)}"
         ) from None
 
 
@@ -117,4 +117,4 @@ def verify(path: Path | str, *, hashes: bool = True) -> Manifest:
 
 
 def _remake(directory: Path) -> str:
-    return f"\n  Make it again:  snakemake --force {directory}"
+    return f"\n  Make it again:  {to_make(directory, force=True)}"

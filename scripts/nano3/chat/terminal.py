@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nano3.chat.template import render
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 
 THINK_END = "</think>"
 LONGEST_CHARACTER = 4  # bytes of a UTF-8 character, so at most this many byte-level tokens
@@ -136,7 +136,7 @@ def open_chat(directory: Path, sampling: Sampling, *, think: bool = True, system
     if missing:
         raise UserError(
             f"{directory} is not a model to chat with: it has no {' and no '.join(missing)}.\n"
-            "  Expected a Hugging Face directory, e.g.  snakemake --profile profiles/local results/tiny/rl/final"
+            f"  Expected a Hugging Face directory, e.g.  {to_make('results/tiny/rl/final')}"
             " && python scripts/chat.py results/tiny/rl/final"
         )
     from tokenizers import Tokenizer

@@ -14,7 +14,7 @@ from typing import Any
 from nano3.artifacts import read_manifest, verify
 from nano3.data.indexed import bin_path, index_path
 from nano3.data.raw import artifact_directory
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 
 SPLITS = ("train", "valid", "test")
 # Up to about four epochs, repeated data is nearly as good as new (Muennighoff et al. 2023, arXiv 2305.16264).
@@ -71,7 +71,7 @@ def find_shards(directories: list[Path]) -> tuple[list[Shard], dict[str, Any]]:
         for split in SPLITS:
             for file in (bin_path(directory / split), index_path(directory / split)):
                 if not file.is_file():
-                    raise UserError(f"{file} is missing; make it again:  snakemake --force {directory}")
+                    raise UserError(f"{file} is missing; make it again:  {to_make(directory, force=True)}")
         tokenizers[manifest.inputs["tokenizer"]] = directory
         if len(tokenizers) > 1:
             raise UserError(
@@ -141,7 +141,7 @@ def read_blend(directory: Path) -> BlendData:
         flat = json.loads((directory / "blend.json").read_text())
         about = json.loads((directory / "shards.json").read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} does not exist; make the blend:  snakemake {directory}") from None
+        raise UserError(f"{error.filename} does not exist; make the blend:  {to_make(directory)}") from None
     splits = {split: list(zip(flat[split][::2], flat[split][1::2], strict=True)) for split in SPLITS}
     for entries in splits.values():
         for _, prefix in entries:
@@ -166,7 +166,7 @@ def verify_shards(directory: Path, *, hashes: bool = True) -> None:
         if manifest.digest != expected:
             raise UserError(
                 f"{shard.path} was made anew after {directory} had weighed it.\n  expected manifest {expected}\n"
-                f"  actual   manifest {manifest.digest}\n  Make the blend again:  snakemake --force {directory}"
+                f"  actual   manifest {manifest.digest}\n  Make the blend again:  {to_make(directory, force=True)}"
             )
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -87,7 +87,7 @@ def read_indexed(prefix: Path | str) -> Indexed:
     index, data = index_path(prefix), bin_path(prefix)
     for file in (index, data):
         if not file.is_file():
-            raise UserError(f"{file} does not exist; make the tokens again:  snakemake --force {file.parent}")
+            raise UserError(f"{file} does not exist; make the tokens again:  {to_make(file.parent, force=True)}")
     raw = index.read_bytes()
     if len(raw) < _HEADER.size or raw[: len(MAGIC)] != MAGIC:
         raise UserError(f"{index} is not a Megatron index: it must begin with {MAGIC!r}, found {raw[:9]!r}")

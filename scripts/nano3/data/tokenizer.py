@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from nano3.data import hub
 from nano3.data.raw import artifact_directory
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 
 UNKNOWN, BOS, END_OF_TEXT = "<unk>", "<s>", "<|endoftext|>"
 PAD = UNKNOWN
@@ -166,7 +166,7 @@ def load(directory: Path) -> Tokenizer:
     directory = artifact_directory(directory)
     file = directory / "tokenizer.json"
     if not file.is_file():
-        raise UserError(f"{file} does not exist; make the tokenizer first:  snakemake {directory}")
+        raise UserError(f"{file} does not exist; make the tokenizer first:  {to_make(directory)}")
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:

@@ -98,7 +98,7 @@ class _SortedExperts(torch.autograd.Function):
         place[order] = row  # where a slot went
         place = place.view(n, k)
         token = _in_rows(order.div(k, rounding_mode="floor"), row, rows)
-        gathered = x.index_select(0, token)  # [S, D]
+        gathered = x.index_select(0, token)  # [rows, D]
         hidden = _of_each(gathered, up.transpose(1, 2), groups)
         squared = hidden.relu_().square()
         out = _of_each(squared, down, groups)
@@ -111,7 +111,7 @@ class _SortedExperts(torch.autograd.Function):
     def backward(ctx, dy):
         gathered, hidden, squared, out, weights, order, row, token, place, up, down = ctx.saved_tensors
         n, k = weights.shape
-        dout = dy.index_select(0, token)  # [S, D]
+        dout = dy.index_select(0, token)  # [rows, D]
         dweights = (out * dout).sum(-1, dtype=weights.dtype).index_select(0, place.flatten()).view(n, k)
         dout.mul_(_in_rows(weights.flatten().index_select(0, order), row, len(token))[:, None])
         ddown = _over_slots(squared, dout, ctx.groups)
@@ -139,8 +139,7 @@ def _groups(chosen: Tensor, up: Tensor) -> tuple[list[int] | Tensor, Tensor, int
     counts = torch.bincount(chosen, minlength=experts)
     multiple = ROWS_OF.get((up.device.type, up.dtype), 1)
     padding = -counts % multiple
-    if multiple > 1:
-        row += (padding.cumsum(0) - padding)[chosen]
+    row += (padding.cumsum(0) - padding)[chosen]
     sizes = (counts + padding).tolist()
     return sizes, row, sum(sizes)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nano3.artifacts import digest_of
+from nano3.errors import to_make
 from nano3.model import size
 from nano3.model.config import ATTENTION, MAMBA, MOE
 from nano3.recipe import Recipe
@@ -275,7 +276,7 @@ def _reproduction(card: Card) -> str:
     return f"""## Reproduction
 
 ```
-snakemake --profile profiles/local {card.directory}
+{to_make(card.directory)}
 ```
 
 `manifest.json` holds the digest of every file and of every input; `results/{card.name}/lineage.json` shows

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from nano3.artifacts.lineage import Lineage, read_lineage, upstream
+from nano3.errors import to_make
 from nano3.model import size
 from nano3.recipe import Recipe
 from nano3.report import figures, read, reinforcement, results, tables
@@ -84,6 +85,7 @@ def render(inputs: Inputs) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["to_make"] = to_make
     environment.filters |= {
         "number": number,
         "percent": percent,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nano3.artifacts.manifest import PROVENANCE, Manifest, read_manifest
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 from nano3.recipe import stages
 
 BLENDS = ("data/blend/phase1", "data/blend/phase2", "data/blend/long_context")
@@ -111,7 +111,7 @@ def read_evaluation(path: Path, results: Path) -> Evaluated | None:
         return None
     file = artifact.directory / "evaluation.json"
     if not file.is_file():
-        raise UserError(f"{file} is missing. Make it again:  snakemake --force {artifact.directory}")
+        raise UserError(f"{file} is missing. Make it again:  {to_make(artifact.directory, force=True)}")
     return Evaluated(**vars(artifact), measured=_json(file))
 
 

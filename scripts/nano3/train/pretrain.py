@@ -13,7 +13,7 @@ from nano3.artifacts import digest_of, read_manifest
 from nano3.data import tokenizer as tokenizers
 from nano3.data.blend import read_blend
 from nano3.data.pretrain_samples import PretrainSamples, valid_sets
-from nano3.errors import UserError
+from nano3.errors import UserError, to_make
 from nano3.recipe import Recipe
 from nano3.recipe.training import Pretrain, Validation
 from nano3.train.loop import Task
@@ -165,7 +165,7 @@ def token_shards(blend: Path) -> list[Path]:
         if digest_of(shard) not in recorded:
             raise UserError(
                 f"{shard} was made anew after the blend {blend}, which still describes the old tokens."
-                f"\n  Make the blend again:  snakemake --force {blend}"
+                f"\n  Make the blend again:  {to_make(blend, force=True)}"
             )
     return shards
 
