@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
     arguments.add_argument("--repetitions", type=int, default=5, help="timed turns of each model (default 5)")
-    arguments.add_argument("--batch", type=int, default=16, help="training rows (default 16)")
+    arguments.add_argument(
+        "--batch", type=int, nargs="+", default=[16, 64], help="training rows of a step (default 16 and 64)"
+    )
     arguments.add_argument("--length", type=int, default=256, help="training tokens per row (default 256)")
     arguments.add_argument("--steps", type=int, default=3, help="training steps per turn (default 3)")
     arguments.add_argument(
@@ -63,8 +65,10 @@ def main(argv: list[str] | None = None) -> dict:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     ours, theirs = both_models(options)
-    tokens = options.batch * options.length * options.steps
-    results = {"training": compare(training_turns(ours, theirs, options), tokens, options)}
+    results = {}
+    for rows in options.batch:
+        turns, tokens = training_turns(ours, theirs, rows, options), rows * options.length
+        results[f"training on {tokens:,}"] = compare(turns, tokens * options.steps, options)
     for rows in options.generate_batch:
         turns = generation_turns(ours, theirs, rows, options)
         results[f"generation of {rows}"] = compare(turns, rows * options.new_tokens, options)
@@ -124,12 +128,12 @@ def their_loss(model, ids):
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-def training_turns(ours, theirs, options) -> dict[str, Callable[[], None]]:
+def training_turns(ours, theirs, rows: int, options) -> dict[str, Callable[[], None]]:
     turns = {}
     for precision in precisions(options):
         suffix = "" if precision == "fp32" else f", {precision}"
-        turns[OURS + suffix] = training_turn(ours, our_loss, precision, options)
-        turns[BASELINE + suffix] = training_turn(theirs, their_loss, precision, options)
+        turns[OURS + suffix] = training_turn(ours, our_loss, rows, precision, options)
+        turns[BASELINE + suffix] = training_turn(theirs, their_loss, rows, precision, options)
     return turns
 
 
@@ -139,7 +143,7 @@ def precisions(options) -> list[str]:
     return options.precisions or (["fp32", "bf16"] if has_bfloat16(options.device) else ["fp32"])
 
 
-def training_turn(model, loss_of: Callable, precision: str, options) -> Callable[[], None]:
+def training_turn(model, loss_of: Callable, rows: int, precision: str, options) -> Callable[[], None]:
     import torch
 
     from nano3.train.hardware import arithmetic
@@ -148,7 +152,7 @@ def training_turn(model, loss_of: Callable, precision: str, options) -> Callable
         model.train()
         # made anew each turn, so that a GPU holds the moments of one model at a time
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        ids = random_ids(model, options.batch, options.length + 1, options)
+        ids = random_ids(model, rows, options.length + 1, options)
         for _ in range(options.steps):
             with arithmetic(options.device, precision):
                 loss = loss_of(model, ids)
@@ -278,7 +282,7 @@ def profile(model, options) -> None:
     precision, rows = precisions(options)[-1], options.generate_batch[-1]
     prompts = random_ids(model, rows, options.prompt, options)
     for title, turn in (
-        ("training", training_turn(model, our_loss, precision, options)),
+        ("training", training_turn(model, our_loss, options.batch[-1], precision, options)),
         (f"generation of {rows}", our_generation_turn(model, prompts, precision, options)),
     ):
         turn()

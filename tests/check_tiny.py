@@ -45,6 +45,7 @@ def figures(results: Path, wall_seconds: float | None, wall_limit: float) -> lis
     # Six, and a quarter shorter, where this was written; another processor rounds otherwise, and some are close.
     found.append(("environments that RLVR raises with disjoint intervals", raised(sft, rlvr), ">=", 4.0))
     found.append(("environments that RLVR lowers with disjoint intervals", raised(rlvr, sft), "<=", 0.0))
+    found.append(("held-out comparisons that the reward model ranks as people do", ranked(results), ">=", 0.65))
     found.append(("tokens of a response after RLHF, against RLVR", tokens(rlhf), "<=", 0.85 * tokens(rlvr)))
     found.append(("environments that RLHF lowers with disjoint intervals", raised(rlhf, rlvr), "<=", 0.0))
     found.append(("environments that the final model lowers against SFT", raised(dpo, sft), "<=", 0.0))
@@ -61,6 +62,12 @@ def tokens(evaluation: dict) -> float:
 def called(evaluation: dict, measure: str) -> float:
     """How often a tool is called when the request comes without its tools: "rate", or an end of its 95% interval."""
     return evaluation["tools_not_offered"]["tools_taken_away"][measure]
+
+
+def ranked(results: Path) -> float:
+    """The reward model's last accuracy on held-out comparisons; guessing has 0.5."""
+    rows = (results / "rl" / "genrm" / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, rows) if row.get("split") == "valid"][-1]["ranking_accuracy"]
 
 
 def raised(first: dict, second: dict) -> float:

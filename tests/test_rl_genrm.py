@@ -125,5 +125,7 @@ def test_generated_comparisons_read_as_helpsteer_rows_and_as_chats_that_teach_th
         prompt, verdict = (message["content"] for message in chat["messages"])
         assert prompt == row["responses_create_params"]["input"][0]["content"]
         assert distance_reward(parse_verdict(f"</think>{verdict}"), row) == 0
+        worse = 1 if row["helpfulness1"] < row["helpfulness2"] else 2
+        assert chat["messages"][1]["reasoning_content"].startswith(f"Response {worse} is ")
     with pytest.raises(UserError, match="no form 'preference'"):
         list(generate("arithmetic", rows=1, seed=1, form="preference"))

@@ -60,15 +60,18 @@ class Attention(nn.Module):
         q = self.q_proj(x).view(b, self.kv_heads, -1, self.head_dim)  # [b, k, h/k, d]
         k = self.k_proj(x).view(b, self.kv_heads, 1, self.head_dim)
         v = self.v_proj(x).view(b, self.kv_heads, 1, self.head_dim)
-        k, v = state.write_one(position, k, v)  # [b, k, s, d]
+        k, v = (each[:, :, : visible.shape[-1]] for each in state.write_one(position, k, v))  # [b, k, s, d]
         scores = q @ k.transpose(2, 3) * self.head_dim**-0.5  # [b, k, h/k, s]
         weights = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=torch.float32).to(v.dtype)
         return self.o_proj((weights @ v).view(b, -1))
 
 
 def visible_keys(cache: Cache) -> Tensor:
-    """[b, 1, 1, capacity] bool, True where the token at `cache.position` may look: at itself and back to its start."""
-    key = torch.arange(cache.capacity, device=cache.starts.device)
+    """[b, 1, 1, s] bool, True where the token at `cache.position` may look: at itself and back to its start.
+
+    Of the keys that were written. Compiled code looks at the whole capacity: a shape that stays."""
+    count = cache.capacity if torch.compiler.is_compiling() else cache.length + 1
+    key = torch.arange(count, device=cache.starts.device)
     return ((key <= cache.position) & (key >= cache.starts[:, None]))[:, None, None, :]
 
 

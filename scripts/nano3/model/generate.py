@@ -185,6 +185,7 @@ def _compiled(model: NemotronH, temperature: float, top_p: float) -> Callable:
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # row counts, capacities
         own = types.FunctionType(decode_step.__code__.replace(), decode_step.__globals__)
         options = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe, "size_asserts": False}
+        options["deterministic"] = torch.are_deterministic_algorithms_enabled()
         if model.lm_head.weight.device.type == "cpu":
             options["cpp_wrapper"] = True  # calls between kernels cost as much as the kernels themselves
         functions[temperature, top_p] = torch.compile(own, dynamic=False, options=options)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nano3.rl.rollout import ChatTokenizer
 
 Message = dict[str, Any]
+LIKE_LENGTH = 2  # how many times as long as its shortest prompt a batch's longest may be,
+SHORT_PROMPT = 128  # and this many tokens more: short prompts are cheaper padded than in batches of their own
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,14 @@ def _prompts(conversations: Mapping[int, Conversation], longest: int) -> dict[in
 
 
 def batches(prompts: Mapping[int, Sequence[int]], rows: int) -> Iterator[tuple[int, list[int]]]:
-    """Batches of at most `rows` prompts of like length: (prompts in the batches before, keys of its prompts)."""
+    """Batches of at most `rows` prompts of like length: (prompts in the batches before, keys of its prompts).
+
+    All prompts of a batch are padded to its longest, in the cache as well: so prompts that are much longer than the
+    shortest have a batch of their own."""
     order = sorted(prompts, key=lambda i: (len(prompts[i]), i))
-    for start in range(0, len(order), rows):
-        yield start, order[start : start + rows]
+    start = 0
+    while start < len(order):
+        longest = LIKE_LENGTH * len(prompts[order[start]]) + SHORT_PROMPT
+        chosen = [i for i in order[start : start + rows] if len(prompts[i]) <= longest]
+        yield start, chosen
+        start += len(chosen)

@@ -23,7 +23,8 @@ def set_up(execution: Execution, section: str) -> str:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False
     # An error and not a warning: attention's backward pass on a GPU takes a mere warning as leave to be inexact.
-    torch.use_deterministic_algorithms(True)
+    # (use_deterministic_algorithms does the same for the compiler as well, and takes a second to import it.)
+    torch.set_deterministic_debug_mode("error")
     if not job.gpus_per_node or job.device == "cpu":
         return "cpu"
     if not torch.cuda.is_available():

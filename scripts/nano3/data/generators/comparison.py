@@ -1,7 +1,7 @@
 """Two responses to a bit of small talk, and which one is better: what a reward model learns from.
 
-The good response is the one that open_chat gives. The other one has a fault that its helpfulness tells: it says too
-much, breaks off, or answers another question. As a chat, a judge names the fault and gives the verdict.
+The good response is the one that open_chat gives. The other one has a fault that its helpfulness tells: it breaks off,
+says too much, or answers another question. As a chat, a judge names the fault and gives the verdict.
 """
 
 import random
@@ -10,18 +10,17 @@ from nano3.chat.verdict import Verdict, comparison_prompt
 from nano3.data.generators import open_chat
 from nano3.data.generators.problem import COMPARISON, Problem, assistant, user
 
-LEVELS = (1, 3)  # kinds of faults, the plainest first
+LEVELS = (1, 3)  # kinds of faults, the plainest first: those that can be seen without knowing what was asked
 
 # helpfulness of a response with this fault; a response without one has 5
-FAULTS = {"off topic": 1, "cut": 2, "wordy": 4}
+FAULTS = {"cut": 2, "wordy": 4, "off topic": 1}
 
 
 def draw(rng: random.Random, level: int) -> Problem:
     """One comparison, with one of the first `level` faults. Its key is the question and both responses."""
-    question, good, _ = open_chat.small_talk(rng)
+    question, good, thought = open_chat.small_talk(rng)
     fault = rng.choice(list(FAULTS)[:level])
-    worse, helpfulness = _faulty(rng, good, fault), FAULTS[fault]
-    responses, scores = [good, worse], [5, helpfulness]
+    responses, scores = [good, _faulty(rng, good, thought, fault)], [5, FAULTS[fault]]
     if rng.random() < 0.5:
         responses, scores = responses[::-1], scores[::-1]
     ranking = ranking_of(*scores)
@@ -34,7 +33,7 @@ def draw(rng: random.Random, level: int) -> Problem:
         "helpfulness2": scores[1],
         "ranking": ranking,
     }
-    said = f"Response {2 if responses[0] == good else 1} is {fault}."
+    said = f"Response {2 if scores[0] == 5 else 1} is {fault}."
     messages = [user(prompt), assistant(Verdict(*scores, ranking).text(), said)]
     return Problem(" | ".join((question, *responses)), messages, COMPARISON, verifier)
 
@@ -45,13 +44,13 @@ def ranking_of(first: int, second: int) -> int:
     return 4 - distance if first > second else 3 + distance
 
 
-def _faulty(rng: random.Random, good: str, fault: str) -> str:
+def _faulty(rng: random.Random, good: str, thought: str, fault: str) -> str:
     if fault == "wordy":
         return " ".join([good] * rng.randint(2, 3))
     if fault == "cut":
         words = good.split()
-        return " ".join(words[: max(1, len(words) // 3)])
+        return " ".join(words[: rng.randint(1, max(1, len(words) - 2))]) + " ..."
     while True:
-        _, other, _ = open_chat.small_talk(rng)
-        if other != good:
+        _, other, about = open_chat.small_talk(rng)
+        if about != thought:  # another greeting would not be off topic
             return other
