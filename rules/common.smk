@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -69,16 +70,17 @@ def blend_datasets(wildcards, phase):
 
 
 def stop_unless_machine_fits():
-    """Before the first job: an error that says what a recipe needs and this machine lacks."""
+    """Before the first job: an error that says what the jobs of a recipe need and this machine lacks."""
     if workflow.remote_exec or not workflow.is_main_process:
         return
-    jobs = workflow.dag.needrun_jobs()
-    heavy = [job for job in jobs if job.rule.name not in workflow._localrules]
-    recipes = {
-        job.wildcards.recipe for job in heavy if "recipe" in job.wildcards.keys()
-    }
-    for name in sorted(recipes):
-        found = problems(recipe_named(name), name, on_cluster=workflow.non_local_exec)
+    sections = defaultdict(set)
+    for job in workflow.dag.needrun_jobs():
+        if "section" in job.resources.keys():
+            sections[job.wildcards.recipe].add(job.resources.section)
+    for name in sorted(sections):
+        found = problems(
+            recipe_named(name), name, sections[name], on_cluster=workflow.non_local_exec
+        )
         if found:
             raise WorkflowError("\n".join(found))
 

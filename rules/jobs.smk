@@ -27,6 +27,7 @@ def threads_of(section):
 
 def resources_of(section):
     """Resources of a job. A retry asks for half as much memory again; a resource that is None is not asked for.
+    `section` is none that anyone counts: it says what kind of job this is.
 
     Many nodes: one task on each, started by our own srun. The executor knows that as an MPI job, and needs
     tasks_per_gpu=0 not to ask for tasks on every GPU as well."""
@@ -40,6 +41,7 @@ def resources_of(section):
         return resource(lambda job, attempt: value(job) if job.nodes > 1 else None)
 
     return {
+        "section": section,
         "mem_mb": resource(lambda job, attempt: job.memory_mb * (attempt + 1) // 2),
         "runtime": resource(lambda job, attempt: job.runtime_minutes),
         "nodes": of_many_nodes(lambda job: job.nodes),

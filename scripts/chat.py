@@ -1,7 +1,7 @@
 """Talk to a finished model in the terminal.
 
   python scripts/chat.py results/tiny/rl/final
-  python scripts/chat.py results/tiny/rl/final --prompt "What is 17 + 25?" --no-think
+  python scripts/chat.py results/tiny/rl/final --prompt "What is a bee?" --no-think
   printf 'What is 2 + 3?\\nAnd 4 + 5?\\n' | python scripts/chat.py results/tiny/rl/final
 
 Commands inside the chat: /think turns thinking on and off, /reset forgets the conversation, /help, /quit.
@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", help="ask this one question, print the answer and exit")
     parser.add_argument("--system", help="system message")
     parser.add_argument("--think", action=argparse.BooleanOptionalAction, default=True, help="reason before the answer")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: greedy (default: 1.0)")
+    usual = Sampling.temperature
+    parser.add_argument("--temperature", type=float, default=usual, help=f"0: greedy (default: {usual})")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default: 1.0, off)")
     parser.add_argument("--max-new-tokens", type=_positive, default=512, help="longest answer (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")

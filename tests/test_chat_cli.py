@@ -8,6 +8,7 @@ import pytest
 
 from data_jobs import script
 from fake_results import save_toy_model
+from nano3 import cli
 from nano3.chat.template import chat_template
 from nano3.chat.terminal import Chat, Sampling, decode, open_chat, split_thinking
 from nano3.errors import UserError
@@ -154,3 +155,17 @@ def test_the_real_command_answers_one_prompt(model):
 def test_mistakes_are_told_on_the_error_stream(arguments, expected):
     done = subprocess.run([sys.executable, "scripts/chat.py", *arguments], capture_output=True, text=True)
     assert done.returncode and expected in done.stderr and not done.stdout
+
+
+def test_a_python_without_the_packages_is_told_to_activate_its_environment():
+    def main():
+        import no_such_package.deeper  # noqa: F401
+
+    with pytest.raises(SystemExit, match=r"has no package 'no_such_package'.\n  Activate the environment"):
+        cli.run(main)
+
+    def broken():
+        import nano3.no_such_module  # noqa: F401
+
+    with pytest.raises(ModuleNotFoundError):  # a fault of ours is no fault of the environment
+        cli.run(broken)

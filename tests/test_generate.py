@@ -97,6 +97,19 @@ def test_dropping_finished_rows_changes_no_text(model, monkeypatch):
     )
 
 
+def test_prompts_read_in_parts_give_the_same_text(model, monkeypatch):
+    prompts = [[5, 9, 2], [7], [5, 9, 2], list(range(3, 23)), [4, 4], list(range(9, 40))]
+    whole = generate(model, prompts, max_new_tokens=20, seed=2)
+    monkeypatch.setattr(module, "PREFILL_TOKENS", 64)  # two rows of 31 at a time
+    calls = []
+    monkeypatch.setattr(module, "_read", lambda *given, read=module._read: calls.append(len(given[1])) or read(*given))
+    parts = generate(model, prompts, max_new_tokens=20, seed=2)
+    assert calls == [2, 2, 1]
+    assert [c.tokens for c in parts] == [c.tokens for c in whole]
+    for a, b in zip(parts, whole, strict=True):
+        assert (torch.tensor(a.logprobs) - torch.tensor(b.logprobs)).abs().max() < 1e-4
+
+
 def test_the_cache_grows_past_its_first_capacity(model):
     completion = generate(model, [[5]], max_new_tokens=400, temperature=0)[0]
     assert len(completion.tokens) == 400

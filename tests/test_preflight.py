@@ -27,6 +27,18 @@ def test_nano3_names_gpus_memory_and_the_way_out(monkeypatch):
     assert "On a Slurm cluster:  snakemake --profile slurm results/nano3/rl/final" in text
 
 
+def test_a_part_of_a_recipe_may_run_where_the_whole_can_not(monkeypatch):
+    monkeypatch.setattr(preflight, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(preflight, "memory_mb", lambda: NANO3.execution.data.memory_mb)
+    monkeypatch.setattr("nano3.sandbox.launch._possible", tuple)
+    assert preflight.problems(NANO3, "nano3", {"data"}, on_cluster=False) == []
+    text = "\n".join(preflight.problems(NANO3, "nano3", {"data", "sft"}, on_cluster=False))
+    assert "(execution.sft)" in text and "bubblewrap" not in text
+    monkeypatch.setattr(preflight, "memory_mb", lambda: NANO3.execution.data.memory_mb - 1)
+    (_, found, *_) = preflight.problems(NANO3, "nano3", {"data"}, on_cluster=False)
+    assert "(execution.data)" in found
+
+
 def test_gpus_and_memory_of_this_machine_do_not_matter_on_a_cluster():
     text = "\n".join(preflight.problems(NANO3, "nano3", on_cluster=True))
     assert "this machine" not in text.split("What would run")[0]

@@ -138,6 +138,15 @@ def test_nano3_stops_at_once_on_a_laptop_and_says_what_it_needs(built):
     assert not (built.path / "results" / "nano3" / "data").exists()
 
 
+def test_data_is_made_on_a_machine_that_could_not_train(built):
+    (built.path / "config/recipes/large.yaml").write_text("extends: mini\nexecution: {sft: {memory_mb: 900_000_000}}\n")
+    made = "results/large/data/raw/rl_train/0"
+    built.snakemake("--profile", "profiles/local", made)
+    assert (built.path / made / "manifest.json").is_file()
+    result = built.snakemake("--profile", "profiles/local", "results/large/sft/model", check=False)
+    assert result.returncode and "900000000 MB of memory (execution.sft)" in result.stdout
+
+
 def test_the_final_model_is_described_by_what_it_descends_from(built):
     """The comparison in random order is in the report, not in the card."""
     final = "results/tiny/rl/final"

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from nano3.errors import Preempted, UserError
 
@@ -66,20 +66,32 @@ def say(message: str = "") -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+def _fail(message: str) -> NoReturn:
+    """Exit with status 1 and a message on the error stream, and in the log if there is one."""
+    if _log is not None:
+        _log.write(f"error: {message}\n")
+    sys.exit(f"error: {message}")
+
+
 def run(main: Callable[[], object]) -> None:
     """Run a script's `main` and exit: 0 done, 1 an error, 75 preempted and saved, 130 interrupted."""
     try:
         main()
     except UserError as error:
-        if _log is not None:
-            _log.write(f"error: {error}\n")
-        sys.exit(f"error: {error}")  # on the error stream, with status 1
+        _fail(str(error))
     except Preempted as reason:
         say(f"stopped: {reason}")
         sys.exit(EXIT_PREEMPTED)
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(128 + signal.SIGINT)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "nano3":
+            raise
+        _fail(
+            f"{sys.executable} has no package {error.name!r}.\n"
+            "  Activate the environment that has it (. .venv/bin/activate), or set one up as the README says."
+        )
     except Exception:
         if _log is not None:
             _log.write(traceback.format_exc())

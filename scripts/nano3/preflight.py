@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from nano3 import sandbox
@@ -14,17 +15,22 @@ from nano3.recipe.execution import Execution, Job
 from nano3.recipe.schema import Recipe
 
 SECTIONS = ("data", "pretrain", "long_context", "sft", "rl", "evaluation")
+WITHOUT_MODEL = {"data"}
+SCORING = {"rl", "evaluation"}  # jobs that run what a model wrote
 BACKEND_PACKAGES = {"torch": ("torch",), "megatron": ("megatron.core", "transformer_engine", "mamba_ssm")}
 BUILT_BACKENDS = ("torch",)
 
 
-def problems(recipe: Recipe, name: str, *, on_cluster: bool) -> list[str]:
-    """What keeps a recipe from running, as lines for the user; an empty list if nothing does.
+def problems(recipe: Recipe, name: str, sections: Collection[str] = SECTIONS, *, on_cluster: bool) -> list[str]:
+    """What keeps jobs of a recipe from running, as lines for the user; an empty list if nothing does.
 
+    sections: of `execution`, those that the jobs belong to. A part of a recipe may run where the whole can't.
     on_cluster: jobs run on other machines, so this one's GPUs, memory and packages don't matter."""
-    found = _backend_problems(recipe.execution, on_cluster)
+    jobs = {section: getattr(recipe.execution, section) for section in sorted(sections)}
+    found = _backend_problems(recipe.execution, on_cluster) if set(jobs) - WITHOUT_MODEL else []
     if not on_cluster:
-        found += _machine_problems(recipe.execution) + _sandbox_problems(recipe.execution)
+        found += _machine_problems(jobs)
+        found += _sandbox_problems(recipe.execution) if set(jobs) & SCORING else []
     if not found:
         return []
     cluster = [f"  On a Slurm cluster:  snakemake --profile slurm results/{name}/rl/final"]
@@ -69,8 +75,7 @@ def _backend_problems(execution: Execution, on_cluster: bool) -> list[str]:
     return [f"backend {backend!r} needs {', '.join(missing)}, not installed here"] if missing else []
 
 
-def _machine_problems(execution: Execution) -> list[str]:
-    jobs: dict[str, Job] = {section: getattr(execution, section) for section in SECTIONS}
+def _machine_problems(jobs: dict[str, Job]) -> list[str]:
     found = []
     gpus = visible_gpus()
     worst, job = max(jobs.items(), key=lambda item: item[1].nodes * item[1].gpus_per_node)

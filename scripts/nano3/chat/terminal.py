@@ -17,7 +17,7 @@ LONGEST_CHARACTER = 4  # bytes of a UTF-8 character, so at most this many byte-l
 class Sampling:
     """How the model's next token is drawn."""
 
-    temperature: float = 1.0
+    temperature: float = 0.6
     top_p: float = 1.0
     max_new_tokens: int = 512
     seed: int = 0

@@ -4,6 +4,7 @@ b rows, K conv taps, c conv channels, h Mamba heads, p channels per head, n stat
 k key/value heads, d attention head size, s capacity in tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -132,6 +133,25 @@ def empty_cache(
     if starts is None:
         starts = torch.zeros(rows, dtype=torch.int64, device=device)
     return Cache(layers, starts)
+
+
+def joined(caches: Sequence[Cache]) -> Cache:
+    """One cache of all rows, in order. All have read as many tokens, and have the same capacity."""
+    first, *others = caches
+    if not others:
+        return first
+    layers = []
+    for of_layer in zip(*(cache.layers for cache in caches), strict=True):
+        if isinstance(of_layer[0], MambaState):
+            layers.append(MambaState(*(torch.cat([getattr(s, name) for s in of_layer]) for name in ("conv", "ssm"))))
+        elif isinstance(of_layer[0], AttentionState):
+            parts = (torch.cat([getattr(s, name) for s in of_layer]) for name in ("keys", "values"))
+            layers.append(AttentionState(*parts))
+        else:
+            layers.append(None)
+    cache = Cache(layers, torch.cat([cache.starts for cache in caches]))
+    cache.advance(first.length)
+    return cache
 
 
 def _grown(old: Tensor, tokens: int) -> Tensor:

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nano3.errors import UserError
-from nano3.model.cache import Cache, empty_cache
+from nano3.model.cache import Cache, empty_cache, joined
 from nano3.model.nemotron_h import NemotronH
 
 SUM_BLOCK = 512  # tokens whose probabilities a GPU sums at a time
 LOOK_EVERY = 16  # steps between two looks at what a compiled step has written: each costs as much as a small kernel
+PREFILL_TOKENS = 2**15  # of prompts and their padding read at once: memory grows with them, speed does not
 COMPACT_AT = 0.75  # drop finished rows once no more than this share of the batch is still running
 
 
@@ -227,14 +228,28 @@ def stream(
 
 
 def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_id: int) -> tuple[Tensor, Cache]:
-    """Read all prompts at once: logits of the token after each [b, V] and the cache, with room for more tokens.
+    """Read all prompts: logits of the token after each [b, V] and the cache, with room for more tokens.
 
     Equal prompts, as the groups of GRPO have them, are read once."""
     device = model.lm_head.weight.device
     places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # [b] into the distinct ones
-    prompts = list(places)
-    longest = max(map(len, prompts))
+    distinct, longest = list(places), max(map(len, prompts))
+    rows = max(1, PREFILL_TOKENS // longest)
+    parts = [
+        _read(model, distinct[first : first + rows], longest, room, pad_id) for first in range(0, len(distinct), rows)
+    ]
+    last, cache = torch.cat([states for states, _ in parts]), joined([cache for _, cache in parts])
+    if len(copies) > len(distinct):
+        last = last[copies]
+        cache.select(copies)
+    model.prepare_decoding(cache)
+    return F.linear(last, model.lm_head.weight).float(), cache
+
+
+def _read(model: NemotronH, prompts, longest: int, room: int, pad_id: int) -> tuple[Tensor, Cache]:
+    """States of the last tokens of prompts padded to `longest` [b, D], and the cache."""
+    device = model.lm_head.weight.device
     starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     doc_ids = None
@@ -248,12 +263,7 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
         dtype=model.embeddings.weight.dtype,
         device=device,
     )
-    last = model.hidden(ids, doc_ids=doc_ids, cache=cache, only_last=True)[:, -1]
-    if len(copies) > len(prompts):
-        last = last[copies]
-        cache.select(copies)
-    model.prepare_decoding(cache)
-    return F.linear(last, model.lm_head.weight).float(), cache
+    return model.hidden(ids, doc_ids=doc_ids, cache=cache, only_last=True)[:, -1], cache
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> Tensor:

@@ -95,11 +95,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{card.directory}")
 model = AutoModelForCausalLM.from_pretrained("{card.directory}")
-messages = [{{"role": "user", "content": "What is 17 + 25?"}}]
+messages = [{{"role": "user", "content": "What is a bee?"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, enable_thinking=True, return_tensors="pt", return_dict=True
 )
-output = model.generate(**inputs, max_new_tokens=256, do_sample=True)
+output = model.generate(**inputs, max_new_tokens=256, do_sample=True, temperature=0.6)
 print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :]))
 ```
 
@@ -107,7 +107,7 @@ In the terminal, from the repository:
 
 ```
 python scripts/chat.py {card.directory}
-python scripts/chat.py {card.directory} --no-think --prompt "What is 17 + 25?"
+python scripts/chat.py {card.directory} --no-think --prompt "What is a bee?"
 ```
 
 `enable_thinking=False` answers without reasoning. Generation ends at `<|im_end|>`.
