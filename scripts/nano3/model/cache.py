@@ -140,15 +140,12 @@ def joined(caches: Sequence[Cache]) -> Cache:
     first, *others = caches
     if not others:
         return first
+    names = {MambaState: ("conv", "ssm"), AttentionState: ("keys", "values")}
     layers = []
-    for of_layer in zip(*(cache.layers for cache in caches), strict=True):
-        if isinstance(of_layer[0], MambaState):
-            layers.append(MambaState(*(torch.cat([getattr(s, name) for s in of_layer]) for name in ("conv", "ssm"))))
-        elif isinstance(of_layer[0], AttentionState):
-            parts = (torch.cat([getattr(s, name) for s in of_layer]) for name in ("keys", "values"))
-            layers.append(AttentionState(*parts))
-        else:
-            layers.append(None)
+    for states in zip(*(cache.layers for cache in caches), strict=True):
+        kind = type(states[0])
+        parts = [torch.cat([getattr(state, name) for state in states]) for name in names.get(kind, ())]
+        layers.append(kind(*parts) if parts else None)
     cache = Cache(layers, torch.cat([cache.starts for cache in caches]))
     cache.advance(first.length)
     return cache
