@@ -107,11 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", help="ask this one question, print the answer and exit")
     parser.add_argument("--system", help="system message")
     parser.add_argument("--think", action=argparse.BooleanOptionalAction, default=True, help="reason before the answer")
-    usual = Sampling.temperature
-    parser.add_argument("--temperature", type=float, default=usual, help=f"0: greedy (default: {usual})")
-    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default: 1.0, off)")
-    parser.add_argument("--max-new-tokens", type=_positive, default=512, help="longest answer (default: 512)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    usual = Sampling()
+    parser.add_argument("--temperature", type=float, default=usual.temperature, help="0: greedy (default: %(default)s)")
+    parser.add_argument("--top-p", type=float, default=usual.top_p, help="nucleus sampling (default: %(default)s, off)")
+    parser.add_argument(
+        "--max-new-tokens", type=_positive, default=usual.max_new_tokens, help="longest answer (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=usual.seed, help="of the sampling (default: %(default)s)")
     return parser
 
 

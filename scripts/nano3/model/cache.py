@@ -6,6 +6,7 @@ k key/value heads, d attention head size, s capacity in tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,10 +17,22 @@ from nano3.model.moe import DecodingWeights
 BLOCK = 128  # key/value capacity is a multiple of this: few shapes, so compiled code is compiled few times
 
 
+class LayerState:
+    """What a layer remembers of its rows."""
+
+    rows: ClassVar[tuple[str, ...]]  # names of the tensors whose first axis is the rows
+
+    def select(self, chosen: Tensor) -> None:
+        """Keep only these rows (indices [r] int64), in this order."""
+        for name in self.rows:
+            setattr(self, name, getattr(self, name)[chosen])
+
+
 @dataclass
-class MambaState:
+class MambaState(LayerState):
     """State of one Mamba-2 layer: constant in the length of the text."""
 
+    rows = ("conv", "ssm")
     conv: Tensor  # [b, K-1, c]: the last inputs of the convolution
     ssm: Tensor  # [b, h, p, n] float32
     taps: Tensor | None = None  # [K, c]: the convolution's weights in the order in which steps read them
@@ -30,17 +43,14 @@ class MambaState:
         self.conv.copy_(window[:, 1:])
         return window
 
-    def select(self, rows: Tensor) -> None:
-        self.conv = self.conv[rows]
-        self.ssm = self.ssm[rows]
-
 
 @dataclass
-class AttentionState:
+class AttentionState(LayerState):
     """Keys and values of one attention layer, preallocated to a capacity that doubles when it is full.
 
     What was not written yet is zero: it has no weight in attention, and zero times anything must be zero."""
 
+    rows = ("keys", "values")
     keys: Tensor  # [b, k, s, d]
     values: Tensor  # [b, k, s, d]
 
@@ -64,10 +74,6 @@ class AttentionState:
         """Store keys and values [b, k, 1, d] of one token at `position` [1] int64 and return the whole capacity."""
         keys, values = keys.to(self.keys.dtype), values.to(self.values.dtype)  # under autocast they may differ
         return self.keys.index_copy_(2, position, keys), self.values.index_copy_(2, position, values)
-
-    def select(self, rows: Tensor) -> None:
-        self.keys = self.keys[rows]
-        self.values = self.values[rows]
 
 
 @dataclass
@@ -110,7 +116,7 @@ class Cache:
         """Keep only these rows (indices [r] int64), in this order."""
         self.starts = self.starts[rows]
         for layer in self.layers:
-            if isinstance(layer, MambaState | AttentionState):
+            if isinstance(layer, LayerState):
                 layer.select(rows)
 
 
@@ -140,12 +146,11 @@ def joined(caches: Sequence[Cache]) -> Cache:
     first, *others = caches
     if not others:
         return first
-    names = {MambaState: ("conv", "ssm"), AttentionState: ("keys", "values")}
     layers = []
     for states in zip(*(cache.layers for cache in caches), strict=True):
         kind = type(states[0])
-        parts = [torch.cat([getattr(state, name) for state in states]) for name in names.get(kind, ())]
-        layers.append(kind(*parts) if parts else None)
+        names = kind.rows if issubclass(kind, LayerState) else ()
+        layers.append(kind(*(torch.cat([getattr(s, name) for s in states]) for name in names)) if names else None)
     cache = Cache(layers, torch.cat([cache.starts for cache in caches]))
     cache.advance(first.length)
     return cache

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nano3.artifacts import digest_of
+from nano3.chat.terminal import Sampling
 from nano3.errors import to_make
 from nano3.model import size
 from nano3.model.config import ATTENTION, MAMBA, MOE
@@ -99,7 +100,7 @@ messages = [{{"role": "user", "content": "What is a bee?"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, enable_thinking=True, return_tensors="pt", return_dict=True
 )
-output = model.generate(**inputs, max_new_tokens=256, do_sample=True, temperature=0.6)
+output = model.generate(**inputs, max_new_tokens=256, do_sample=True, temperature={Sampling.temperature})
 print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :]))
 ```
 
