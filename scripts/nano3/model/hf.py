@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from nano3.errors import UserError
 from nano3.model.config import ATTENTION, MAMBA, MOE, ModelConfig
@@ -61,8 +62,7 @@ def load(directory: str | Path, *, device: str = "cpu", dtype: torch.dtype | Non
     """
     directory = Path(directory)
     config = import_config(_read_json(directory / "config.json"), directory)
-    with torch.device("meta"):
-        model = NemotronH(config)
+    model = _shapes_of(config)
     state = import_state(_read_tensors(directory, device), config, directory)
     if dtype is not None:
         state = {name: value if name.endswith(FLOAT32) else value.to(dtype) for name, value in state.items()}
@@ -72,6 +72,23 @@ def load(directory: str | Path, *, device: str = "cpu", dtype: torch.dtype | Non
             if value is not None and value.is_meta:
                 module._buffers[name] = torch.zeros_like(value, device=device)
     return model.requires_grad_(True)
+
+
+def _shapes_of(config: ModelConfig) -> NemotronH:
+    """The model without values, on the meta device. Initialising would not only be in vain: there it needs torch's
+    compiler, whose import takes a second."""
+    with torch.device("meta"), _NoInitialisation():
+        return NemotronH(config)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Turns the functions of torch.nn.init into ones that leave a tensor as it is."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == torch.nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 # config.json
@@ -179,8 +196,7 @@ def export_state(model: NemotronH, *, dtype: torch.dtype = torch.float32) -> dic
 
 def import_state(disk: dict[str, Tensor], config: ModelConfig, where: str | Path = "checkpoint") -> dict[str, Tensor]:
     """The inverse of `export_state`; names and shapes are checked against the config."""
-    with torch.device("meta"):
-        expected = NemotronH(config).state_dict()
+    expected = _shapes_of(config).state_dict()
     left = {name: value for name, value in disk.items() if not name.startswith("mtp.")}
     state = {}
     for name, like in expected.items():

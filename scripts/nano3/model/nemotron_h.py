@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nano3.model.attention import Attention, attention_mask, visible_keys
+from nano3.model.attention import Attention, visible_keys, what_is_seen
 from nano3.model.cache import Cache
 from nano3.model.config import ATTENTION, MAMBA, MOE, ModelConfig
 from nano3.model.mamba2 import Mamba2
@@ -35,7 +35,8 @@ class NemotronH(nn.Module):
         self.layers = nn.ModuleList(Block(config, letter) for letter in config.pattern)
         self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.reset_parameters()
+        if not self.lm_head.weight.is_meta:
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -79,7 +80,7 @@ class NemotronH(nn.Module):
             x = self.step(input_ids.squeeze(1), cache)[:, None]
             cache.advance(1)
             return x
-        mask = attention_mask(doc_ids, cache, t) if ATTENTION in c.pattern else None
+        seen = what_is_seen(doc_ids, cache, t) if ATTENTION in c.pattern else None
         x = self.embeddings(input_ids)
         bounds = find_boundaries(doc_ids, t, c.chunk_size, c.conv_kernel, x.device)
         states = cache.layers if cache is not None else [None] * len(self.layers)
@@ -91,7 +92,7 @@ class NemotronH(nn.Module):
             if letter == MAMBA:
                 u = block.mixer(u, bounds, state, start)
             elif letter == ATTENTION:
-                u = block.mixer(u, mask, state, cache)
+                u = block.mixer(u, seen, state, cache)
             else:
                 u = block.mixer(u)
             x = x + u
