@@ -102,7 +102,7 @@ def test_prompts_read_in_parts_give_the_same_text(model, monkeypatch):
     whole = generate(model, prompts, max_new_tokens=20, seed=2)
     monkeypatch.setattr(module, "PREFILL_TOKENS", 64)  # two rows of 31 at a time
     calls = []
-    monkeypatch.setattr(module, "_read", lambda *given, read=module._read: calls.append(len(given[1])) or read(*given))
+    monkeypatch.setattr(module, "read", lambda *given, read=module.read: calls.append(len(given[1])) or read(*given))
     parts = generate(model, prompts, max_new_tokens=20, seed=2)
     assert calls == [2, 2, 1]
     assert [c.tokens for c in parts] == [c.tokens for c in whole]

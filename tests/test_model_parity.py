@@ -182,9 +182,9 @@ def test_the_comparison_notices(inject, oracle, monkeypatch):
 def test_a_wrong_gradient_alone_is_noticed(oracle, monkeypatch):
     backward = mamba2.scan_backward
 
-    def without_carried_state(dy, A, D, bounds, saved):
+    def without_carried_state(dy, A, D, bounds, saved, dfinal):
         saved.carry = torch.zeros_like(saved.carry)
-        return backward(dy, A, D, bounds, saved)
+        return backward(dy, A, D, bounds, saved, dfinal)
 
     monkeypatch.setattr(mamba2, "scan_backward", without_carried_state)
     logits, _, gradients = differences(oracle)

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from nano3.model.cache import empty_cache
+from nano3.model import attention
+from nano3.model.cache import branch, empty_cache
 from nano3.model.nemotron_h import NemotronH
 from nano3.model.scan import find_boundaries, scan_backward, scan_forward
 from test_model_parity import CONFIG, trained_looking
@@ -37,16 +38,21 @@ def ids():
     return torch.randint(0, CONFIG.vocab_size, (3, 50))
 
 
+@pytest.fixture(params=[0, 10**6], ids=["one by one", "masked"])
+def way(request, monkeypatch):
+    """Both ways in which attention keeps documents apart."""
+    monkeypatch.setattr(attention, "MASKED_ROW", request.param)
+
+
 def doc_ids_of(cuts: list[int], rows: int) -> torch.Tensor:
     lengths = torch.tensor([stop - start for start, stop in itertools.pairwise(cuts)])
     return torch.repeat_interleave(torch.arange(len(lengths)), lengths).expand(rows, -1)
 
 
-def recurrence(x, dt, A, B, C, D):
+def recurrence(x, dt, A, B, C, D, state):
     """The definition, one token at a time."""
     r = x.shape[2] // B.shape[2]
     B, C = B.repeat_interleave(r, 2), C.repeat_interleave(r, 2)
-    state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1])
     outputs = []
     for t in range(x.shape[1]):
         update = (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, :, None]
@@ -60,15 +66,16 @@ def scan_against_recurrence(b, t, h, p, g, n, *, chunk_size, scale, device="cpu"
     torch.manual_seed(0)
     dt = torch.nn.functional.softplus(scale * torch.randn(b, t, h) - 2)
     inputs = [torch.randn(b, t, h, p), dt, -torch.empty(h).uniform_(1, 16)]
-    inputs += [torch.randn(b, t, g, n), torch.randn(b, t, g, n), torch.randn(h)]
+    inputs += [torch.randn(b, t, g, n), torch.randn(b, t, g, n), torch.randn(h), torch.randn(b, h, p, n)]
     inputs = [value.to(device) for value in inputs]
     exact = [value.double().requires_grad_() for value in inputs]
     y, state = recurrence(*exact)
-    dy = torch.randn(b, t, h, p, device=device)
-    y.backward(dy.double())
+    dy, dstate = torch.randn(b, t, h, p, device=device), torch.randn(b, h, p, n, device=device)
+    torch.autograd.backward((y, state), (dy.double(), dstate.double()))
     bounds = find_boundaries(None, t, chunk_size, 4, device)
-    ours, final, saved = scan_forward(*inputs, bounds)
-    gradients = scan_backward(dy, inputs[2], inputs[5], bounds, saved)
+    *inputs, initial = inputs
+    ours, final, saved = scan_forward(*inputs, bounds, initial)
+    gradients = scan_backward(dy, inputs[2], inputs[5], bounds, saved, dstate)
     apart = [relative(mine, variable.grad) for mine, variable in zip(gradients, exact, strict=True)]
     return max(relative(ours, y), relative(final, state)), max(apart)
 
@@ -109,7 +116,37 @@ def test_a_text_may_be_read_into_the_cache_in_pieces_of_any_length(model, ids):
         assert difference(torch.cat(pieces, 1), model(ids)) <= TOLERANCE
 
 
-def test_state_never_crosses_a_document_boundary(model, ids):
+@pytest.mark.parametrize("cuts", [(20, 50), (1, 30, 31, 50), (2, 5, 50), (49, 50)], ids=str)
+def test_gradients_flow_through_the_cache(model, ids, cuts):
+    """Reading in pieces is the same function of the weights, whatever the pieces."""
+
+    def gradients(logits_of) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        logits_of().logsumexp(-1).square().mean().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    def in_pieces() -> torch.Tensor:
+        cache = empty_cache(model.config, rows=3, capacity=0)
+        return torch.cat([model(ids[:, a:b], cache=cache) for a, b in itertools.pairwise((0, *cuts))], 1)
+
+    pieces, whole = gradients(in_pieces), gradients(lambda: model(ids))
+    worst = {name: relative(pieces[name], whole[name]) for name in whole}
+    assert {name: value for name, value in worst.items() if not value <= 5e-5} == {}
+
+
+def test_a_branch_goes_on_alone(model, ids):
+    cache = empty_cache(model.config, rows=3, capacity=50)
+    with torch.no_grad():
+        model(ids[:, :20], cache=cache)
+        twin = branch(cache, torch.tensor([2, 0, 2]))
+        found = model(ids[[0, 1, 2], 20:], cache=twin)
+        again = model(ids[:, 20:], cache=cache)  # what the branch read is not in here
+        expected = model(torch.cat([ids[[2, 0, 2], :20], ids[:, 20:]], 1))[:, 20:]
+        assert difference(found, expected) <= TOLERANCE
+        assert difference(again, model(ids)[:, 20:]) <= TOLERANCE
+
+
+def test_state_never_crosses_a_document_boundary(model, ids, way):
     with torch.no_grad():
         packed = model(ids, doc_ids=doc_ids_of(CUTS, 3))
         alone = torch.cat([model(ids[:, a:b]) for a, b in itertools.pairwise(CUTS)], 1)
@@ -117,7 +154,7 @@ def test_state_never_crosses_a_document_boundary(model, ids):
         assert difference(packed, model(ids)) > 1e-3
 
 
-def test_rows_may_have_different_boundaries(model, ids):
+def test_rows_may_have_different_boundaries(model, ids, way):
     cuts = [[0, 50], [0, 16, 32, 48, 50], [0, 1, 2, 3, 50]]
     doc_ids = torch.cat([doc_ids_of(c, 1) for c in cuts])
     with torch.no_grad():
@@ -127,7 +164,7 @@ def test_rows_may_have_different_boundaries(model, ids):
             assert difference(packed[row], torch.cat(alone, 1)[0]) <= TOLERANCE
 
 
-def test_changing_another_document_changes_nothing_but_rounding(model, ids):
+def test_changing_another_document_changes_nothing_but_rounding(model, ids, way):
     changed = ids.clone()
     changed[:, :17] = (changed[:, :17] + 1) % CONFIG.vocab_size
     with torch.no_grad():
@@ -135,7 +172,7 @@ def test_changing_another_document_changes_nothing_but_rounding(model, ids):
     assert difference(before[:, 17:], after[:, 17:]) <= TOLERANCE
 
 
-def test_gradients_never_cross_a_document_boundary(model, ids):
+def test_gradients_never_cross_a_document_boundary(model, ids, way):
     def gradients(logits_of) -> dict[str, torch.Tensor]:
         model.zero_grad()
         logits_of().logsumexp(-1).square().mean().backward()

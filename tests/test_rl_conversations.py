@@ -209,7 +209,7 @@ def test_what_a_conversation_samples_does_not_depend_on_when_others_end(chatty):
 
 
 def test_the_trainer_finds_the_generators_probabilities_for_every_turn(chatty, machine):
-    from nano3.rl.logprobs import pack_responses, response_logprobs
+    from nano3.rl.logprobs import response_logprobs
 
     model = toy_model().eval()
     turns = [
@@ -218,11 +218,10 @@ def test_the_trainer_finds_the_generators_probabilities_for_every_turn(chatty, m
         for turn in each.turns
     ]
     prompts, said = [turn.prompt for turn in turns], [turn.response for turn in turns]
-    for batch in pack_responses(prompts, said, micro_batch_tokens=500):
-        with torch.no_grad():
-            found = response_logprobs(model, batch)
-        for value, i, j in zip(found.tolist(), batch.response.tolist(), batch.offset.tolist(), strict=True):
-            assert abs(value - turns[i].logprobs[j]) < 1e-4
+    with torch.no_grad():
+        for batch in response_logprobs(model, prompts, said, micro_batch_tokens=500, arithmetic=machine.arithmetic):
+            for value, (i, j) in zip(batch.logprobs.tolist(), batch.where(), strict=True):
+                assert abs(value - turns[i].logprobs[j]) < 1e-4
 
 
 def joined(*rollouts):

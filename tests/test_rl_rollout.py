@@ -1,15 +1,13 @@
-"""Rollouts: prompts, sampling, scores, and the trainer's log-probabilities of what was sampled."""
+"""Rollouts: prompts, sampling and scores."""
 
 import dataclasses
 import json
 
 import pytest
-import torch
 
 from nano3.errors import UserError
-from nano3.rl import logprobs, rollout
+from nano3.rl import rollout
 from nano3.rl.conversation import batches
-from nano3.rl.logprobs import pack_responses, response_logprobs, token_logprobs
 from nano3.rl.rollout import environment_of, first_of_each, read_prompts, rollouts
 from rl_toy import letter_reward, toy_model, toy_rows
 
@@ -99,60 +97,6 @@ def test_prompt_files_that_are_missing_empty_or_broken_are_errors_that_name_them
         read_prompts(file)
     file.write_text(json.dumps({"id": 1}) + "\n")
     assert read_prompts(file) == [{"id": 1}]
-
-
-@pytest.mark.parametrize("micro_batch_tokens", [60, 300, 10_000])
-def test_packed_logprobs_equal_the_generators(model, rolled, micro_batch_tokens):
-    prompts, responses = [each.prompt for each in rolled], [each.response for each in rolled]
-    seen = []
-    for batch in pack_responses(prompts, responses, micro_batch_tokens=micro_batch_tokens):
-        with torch.no_grad():
-            found = response_logprobs(model, batch)
-        for value, i, j in zip(found.tolist(), batch.response.tolist(), batch.offset.tolist(), strict=True):
-            assert abs(value - rolled[i].logprobs[j]) < 1e-4  # a ratio within 1.0001
-            seen.append((i, j))
-    assert sorted(seen) == [(i, j) for i, response in enumerate(responses) for j in range(len(response))]
-
-
-def test_rows_are_packed_without_more_padding_than_the_shortest_sequence():
-    prompts = [[1] * (20 + i) for i in range(40)]
-    responses = [[2] * (1 + (7 * i) % 30) for i in range(40)]
-    batches = pack_responses(prompts, responses, micro_batch_tokens=2048)
-    tokens = sum(map(len, prompts)) + sum(map(len, responses))
-    assert tokens / sum(batch.input_ids.numel() for batch in batches) > 0.8
-    assert all(batch.input_ids.numel() <= 2048 for batch in batches)
-
-
-def test_a_long_sequence_does_not_lengthen_the_rows_of_others():
-    prompts, responses = [[1] * 20] * 12 + [[1] * 700], [[2] * 10] * 13
-    batches = pack_responses(prompts, responses, micro_batch_tokens=1024)
-    widths = [batch.input_ids.shape[1] for batch in batches]
-    assert max(widths[:-1]) <= logprobs.ROW_TOKENS and widths[-1] == 710
-    assert sorted(i for batch in batches for i in set(batch.response.tolist())) == list(range(13))
-
-
-def test_empty_responses_are_left_out():
-    assert pack_responses([[1], [1, 2]], [[], []], micro_batch_tokens=10) == []
-    (batch,) = pack_responses([[1], [1, 2]], [[], [3]], micro_batch_tokens=10)
-    assert batch.response.tolist() == [1]
-    assert batch.target.tolist() == [3]
-
-
-def test_logits_in_blocks_give_the_same_values_and_gradients(monkeypatch):
-    torch.manual_seed(0)
-    states, head = torch.randn(23, 8), torch.randn(50, 8)
-    targets = torch.randint(50, (23,))
-    results = []
-    for limit in (2**26, 200):
-        monkeypatch.setattr(logprobs, "BLOCK_LOGITS", limit)
-        leaves = states.clone().requires_grad_(), head.clone().requires_grad_()
-        found = token_logprobs(*leaves, targets)
-        (found * torch.arange(23)).sum().backward()
-        results.append((found.detach(), leaves[0].grad, leaves[1].grad))
-    for whole, blocks in zip(*results, strict=True):
-        torch.testing.assert_close(whole, blocks)
-    expected = (states @ head.T).log_softmax(-1)[torch.arange(23), targets]
-    torch.testing.assert_close(results[0][0], expected)
 
 
 def test_a_rollout_keeps_its_text_for_people(rolled, chat):

@@ -19,7 +19,7 @@ from nano3.data.indexed import Indexed, read_indexed
 from nano3.errors import UserError
 from nano3.model.nemotron_h import NemotronH
 from nano3.recipe.training import Evaluation
-from nano3.rl.logprobs import pack_responses, response_logprobs
+from nano3.rl.logprobs import response_logprobs
 from nano3.rl.order import derived_seed
 from nano3.rl.rollout import ChatTokenizer, Rollout, first_of_each, readable, rollouts
 from nano3.train.validation import bits_per_byte
@@ -186,16 +186,12 @@ def model_nats(
 ) -> Tensor:
     """-log p of every piece's tokens after its first, summed: float64 [pieces]."""
     nats = torch.zeros(len(pieces), dtype=torch.float64)
-    batches = pack_responses(
-        [piece[:1].tolist() for piece in pieces],
-        [piece[1:].tolist() for piece in pieces],
-        micro_batch_tokens=micro_batch_tokens,
-    )
     model.eval()
-    for batch in batches:
-        with arithmetic:
-            found = response_logprobs(model, batch)
-        nats.index_add_(0, batch.response, -found.double().cpu())
+    first, following = [piece[:1].tolist() for piece in pieces], [piece[1:].tolist() for piece in pieces]
+    for found in response_logprobs(
+        model, first, following, micro_batch_tokens=micro_batch_tokens, arithmetic=arithmetic
+    ):
+        nats.index_add_(0, found.response.cpu(), -found.logprobs.double().cpu())
     return nats
 
 

@@ -5,7 +5,7 @@ k key/value heads, d attention head size, s capacity in tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -66,6 +66,11 @@ class AttentionState(LayerState):
     def write(self, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values [b, k, t, d] at positions start.. and return all of them up to there."""
         stop = start + keys.shape[2]
+        if torch.is_grad_enabled():  # not in place, so that gradients find the way back
+            self.keys = torch.cat([self.keys[:, :, :start], keys], 2)
+            self.values = torch.cat([self.values[:, :, :start], values], 2)
+            return self.keys, self.values
+        self.reserve(stop)
         self.keys[:, :, start:stop] = keys
         self.values[:, :, start:stop] = values
         return self.keys[:, :, :stop], self.values[:, :, :stop]
@@ -139,6 +144,15 @@ def empty_cache(
     if starts is None:
         starts = torch.zeros(rows, dtype=torch.int64, device=device)
     return Cache(layers, starts)
+
+
+def branch(cache: Cache, rows: Tensor) -> Cache:
+    """A cache that goes on from these rows (indices [r] int64) of another one, which stays as it is."""
+    layers = [replace(layer) if isinstance(layer, LayerState) else layer for layer in cache.layers]
+    twin = Cache(layers, cache.starts)
+    twin.advance(cache.length)
+    twin.select(rows)
+    return twin
 
 
 def joined(caches: Sequence[Cache]) -> Cache:

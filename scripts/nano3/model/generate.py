@@ -237,7 +237,7 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
     distinct, longest = list(places), max(map(len, prompts))
     rows = max(1, PREFILL_TOKENS // longest)
     parts = [
-        _read(model, distinct[first : first + rows], longest, room, pad_id) for first in range(0, len(distinct), rows)
+        read(model, distinct[first : first + rows], longest, room, pad_id) for first in range(0, len(distinct), rows)
     ]
     last, cache = torch.cat([states for states, _ in parts]), joined([cache for _, cache in parts])
     if len(copies) > len(distinct):
@@ -247,14 +247,16 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
     return F.linear(last, model.lm_head.weight).float(), cache
 
 
-def _read(model: NemotronH, prompts, longest: int, room: int, pad_id: int) -> tuple[Tensor, Cache]:
-    """States of the last tokens of prompts padded to `longest` [b, D], and the cache."""
+def read(
+    model: NemotronH, prompts: Sequence[Sequence[int]], longest: int, room: int = 0, pad_id: int = 0
+) -> tuple[Tensor, Cache]:
+    """States of the last tokens of prompts, padded on the left to `longest` [b, D], and the cache; differentiable."""
     device = model.lm_head.weight.device
     starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    doc_ids = None
+    real = None
     if bool((starts > 0).any()):
-        doc_ids = (torch.arange(longest, device=device) >= starts[:, None]).long()  # 0 padding, 1 prompt
+        real = torch.arange(longest, device=device) >= starts[:, None]
     cache = empty_cache(
         model.config,
         len(prompts),
@@ -263,7 +265,8 @@ def _read(model: NemotronH, prompts, longest: int, room: int, pad_id: int) -> tu
         dtype=model.embeddings.weight.dtype,
         device=device,
     )
-    return model.hidden(ids, doc_ids=doc_ids, cache=cache, only_last=True)[:, -1], cache
+    doc_ids = None if real is None else real.long()  # 0 padding, 1 prompt
+    return model.hidden(ids, doc_ids=doc_ids, cache=cache, only_last=True, real=real)[:, -1], cache
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> Tensor:

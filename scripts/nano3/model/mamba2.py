@@ -60,11 +60,14 @@ class Mamba2(nn.Module):
     ) -> Tensor:
         """u [b, t, D] -> [b, t, D]. A `state` is read unless this is the `start` of the text, and updated."""
         projected = self.in_proj(u)
+        conv, ssm = (state.conv, state.ssm) if state is not None and not start else (None, None)
         with torch.autocast(projected.device.type, enabled=False):
-            y = _Core.apply(
+            y, conv, ssm = _Core.apply(
                 projected, self.conv1d.weight, self.conv1d.bias, self.A_log, self.D, self.dt_bias, self.norm.weight,
-                self.config, bounds, state, start,
+                conv, ssm, self.config, bounds, state is not None,
             )  # fmt: skip
+        if state is not None:
+            state.conv, state.ssm = conv, ssm
         return self.out_proj(y)
 
     def step(self, u: Tensor, state: MambaState) -> Tensor:
@@ -92,70 +95,72 @@ class Mamba2(nn.Module):
 
 
 class _Core(torch.autograd.Function):
-    """Everything between the two projections, with one backward pass over preallocated gradients."""
+    """Everything between the two projections, with one backward pass over preallocated gradients.
+
+    before, initial: the state to begin with (None: zeros); `remember` asks for the state at the end."""
 
     @staticmethod
-    def forward(ctx, projected, taps, bias, A_log, D, dt_bias, norm_weight, config, bounds, state, start):
+    def forward(ctx, projected, taps, bias, A_log, D, dt_bias, norm_weight, before, initial, config, bounds, remember):
         d, h, g, n = config.mamba_inner_size, config.mamba_num_heads, config.n_groups, config.ssm_state_size
         b, t, _ = projected.shape
         # contiguous parts: element-wise functions are several times slower on strided ones
         z, xbc, raw_dt = (part.float().contiguous() for part in projected.split([d, config.mamba_conv_size, h], -1))
         taps, bias = taps.float().squeeze(1).T.contiguous(), bias.float()  # [K, c]
-        before = state.conv.float() if state is not None and not start else None
-        convolved = convolve(xbc, taps, bias, bounds.taps, before)
-        if state is not None:
-            state.conv = last_inputs(xbc, before, bounds.taps, config.conv_kernel - 1).to(projected.dtype)
+        inputs = xbc if before is None else torch.cat([before.float(), xbc], 1)
+        convolved = convolve(inputs, taps, bias, bounds.taps)[:, -t:].contiguous()
         active = F.silu(convolved)
         x, B, C = active.split([d, g * n, g * n], dim=-1)
         dt = F.softplus(raw_dt + dt_bias.float())
         A, D = -A_log.float().exp(), D.float()
         y, final, saved = scan_forward(
-            x.view(b, t, h, -1), dt, A, B.view(b, t, g, n), C.view(b, t, g, n), D, bounds,
-            state.ssm if state is not None and not start else None,
-        )  # fmt: skip
-        if state is not None:
-            state.ssm = final
+            x.view(b, t, h, -1), dt, A, B.view(b, t, g, n), C.view(b, t, g, n), D, bounds, initial
+        )
         out, kept = gated_norm(y.flatten(2), z, norm_weight.float(), g, config.layer_norm_epsilon)
         if any(ctx.needs_input_grad):
-            ctx.kept = xbc, convolved, dt, saved, kept, taps, A, D, norm_weight, bounds, config
-        return out.to(projected.dtype)
+            ctx.kept = inputs, convolved, dt, saved, kept, taps, A, D, norm_weight, bounds, config
+            ctx.set_materialize_grads(False)
+        if not remember:
+            return out.to(projected.dtype), None, None
+        return out.to(projected.dtype), last_inputs(inputs, bounds.taps, taps.shape[0] - 1).to(projected.dtype), final
 
     @staticmethod
-    def backward(ctx, dout):
-        xbc, convolved, dt, saved, kept, taps, A, D, norm_weight, bounds, config = ctx.kept
-        d, h = config.mamba_inner_size, config.mamba_num_heads
-        b, t, c = xbc.shape
-        dprojected = dout.new_empty(b, t, d + c + h)
+    def backward(ctx, dout, dlast, dfinal):
+        inputs, convolved, dt, saved, kept, taps, A, D, norm_weight, bounds, config = ctx.kept
+        d, h, c = config.mamba_inner_size, config.mamba_num_heads, config.mamba_conv_size
+        b, t, _ = convolved.shape
+        dprojected = dt.new_empty(b, t, d + c + h, dtype=dout.dtype)
         dz, dxbc, draw_dt = dprojected.split([d, c, h], dim=-1)
 
         dy, dz_, dnorm_weight = gated_norm_backward(dout.float(), norm_weight.float(), kept)
         dz.copy_(dz_)
+        dx, ddt, dA, dB, dC, dD, dinitial = scan_backward(dy.view(b, t, h, -1), A, D, bounds, saved, dfinal)
         dactive = torch.empty_like(convolved)
-        dx, ddt, dA, dB, dC, dD = scan_backward(dy.view(b, t, h, -1), A, D, bounds, saved)
         for part, value in zip(dactive.split([d, (c - d) // 2, (c - d) // 2], -1), (dx, dB, dC), strict=True):
             part.copy_(value.flatten(2))
         dconvolved = torch.ops.aten.silu_backward(dactive, convolved)
-        dxbc_, dtaps = convolve_backward(dconvolved, xbc, taps, bounds.taps)
-        dxbc.copy_(dxbc_)
+        dinputs, dtaps = convolve_backward(dconvolved, inputs, taps, bounds.taps)
+        if dlast is not None:
+            last_inputs_backward(dlast, dinputs, bounds.taps)
+        dxbc.copy_(dinputs[:, -t:])
         ddt.mul_(-torch.expm1(-dt))  # softplus'(x) = sigmoid(x) = 1 - exp(-softplus(x))
         draw_dt.copy_(ddt)
+        dbefore, dinitial = (
+            gradient if needed else None
+            for gradient, needed in zip((dinputs[:, :-t], dinitial), ctx.needs_input_grad[7:9], strict=True)
+        )
         return (
             dprojected, dtaps.T[:, None].contiguous(), sum_tokens(dconvolved), dA * A, dD, sum_tokens(ddt),
-            dnorm_weight, None, None, None, None,
+            dnorm_weight, dbefore, dinitial, None, None, None,
         )  # fmt: skip
 
 
-def convolve(x: Tensor, taps: Tensor, bias: Tensor, same: list[Tensor] | None, before: Tensor | None) -> Tensor:
+def convolve(x: Tensor, taps: Tensor, bias: Tensor, same: list[Tensor] | None) -> Tensor:
     """Causal depthwise convolution: x [b, t, c], taps [K, c] (the last one is for the token itself) -> [b, t, c].
 
-    `same[k-1]` [b, t, 1] is zero where the token k places back is of another document; `before` [b, K-1, c] are
-    the inputs ahead of x (None: zeros). As K shifted multiply-adds: an order of magnitude faster than conv1d on a CPU.
+    `same[k-1]` [b, t, 1] is zero where the token k places back is of another document. As K shifted multiply-adds: an
+    order of magnitude faster than conv1d on a CPU.
     """
     last = taps.shape[0] - 1
-    if before is not None:
-        t = x.shape[1]
-        x = torch.cat([before, x], 1)
-        return sum((x[:, i : i + t] * taps[i] for i in range(last + 1)), bias)
     y = torch.addcmul(bias, x, taps[last])
     for k in range(1, min(last, x.shape[1] - 1) + 1):
         earlier = x[:, :-k] if same is None else x[:, :-k] * same[k - 1][:, k:]
@@ -164,8 +169,10 @@ def convolve(x: Tensor, taps: Tensor, bias: Tensor, same: list[Tensor] | None, b
 
 
 def convolve_backward(dy: Tensor, x: Tensor, taps: Tensor, same: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Gradients of x [b, t, c] and of the taps [K, c]."""
+    """Gradients of x [b, t, c] and of the taps [K, c]; dy is of the last tokens, the others' outputs were not used."""
     last = taps.shape[0] - 1
+    if dy.shape[1] < x.shape[1]:
+        dy = F.pad(dy, (0, 0, x.shape[1] - dy.shape[1], 0))
     dx = dy * taps[last]
     dtaps = torch.zeros_like(taps)
     dtaps[last] = sum_tokens(dy * x)
@@ -176,14 +183,24 @@ def convolve_backward(dy: Tensor, x: Tensor, taps: Tensor, same: list[Tensor] | 
     return dx, dtaps
 
 
-def last_inputs(x: Tensor, before: Tensor | None, same: list[Tensor] | None, count: int) -> Tensor:
-    """The last `count` inputs of the convolution [b, count, c], zero where they are of an earlier document."""
-    if before is None:
-        before = x.new_zeros(x.shape[0], count, x.shape[2])
-    tail = torch.cat([before, x[:, -count:]], 1)[:, -count:]
-    if same is None:
-        return tail
-    kept = torch.ones_like(tail[..., :1])
-    for back in range(1, min(count, x.shape[1])):  # the input `back` places before the last token
-        kept[:, count - 1 - back] = same[back - 1][:, -1]
-    return tail * kept
+def last_inputs(x: Tensor, same: list[Tensor] | None, count: int) -> Tensor:
+    """The last `count` inputs of the convolution [b, count, c], zero where there are none or of an earlier document."""
+    tail = x[:, -count:]
+    if same is not None:
+        tail = tail * _of_last_document(same, tail.shape[1])
+    return F.pad(tail, (0, 0, count - tail.shape[1], 0))
+
+
+def last_inputs_backward(dlast: Tensor, dx: Tensor, same: list[Tensor] | None) -> None:
+    """Add the gradient of `last_inputs` to that of its x [b, t, c]."""
+    count = min(dlast.shape[1], dx.shape[1])
+    dlast = dlast[:, -count:]
+    dx[:, -count:] += dlast if same is None else dlast * _of_last_document(same, count)
+
+
+def _of_last_document(same: list[Tensor], count: int) -> Tensor:
+    """[b, count, 1]: one where the last `count` tokens are of the document of the last one."""
+    own = torch.ones_like(same[0][:, -count:])
+    for back in range(1, count):  # the token `back` places before the last one
+        own[:, count - 1 - back] = same[back - 1][:, -1]
+    return own

@@ -246,12 +246,13 @@ class MoE(nn.Module):
         """Copies and pickles leave the last forward's graph behind."""
         return self.__dict__ | {"scores": None}
 
-    def forward(self, x: Tensor, matrices: DecodingWeights | None = None) -> Tensor:
-        """x [.., D] -> [.., D]."""
+    def forward(self, x: Tensor, matrices: DecodingWeights | None = None, real: Tensor | None = None) -> Tensor:
+        """x [.., D] -> [.., D]. real [..] bool: the tokens that count for the load, None for all."""
         flat = x.flatten(0, -2)
         scores, weights, experts = self.gate(flat)
         if self.training and torch.is_grad_enabled():
-            self.counts += torch.bincount(experts.flatten(), minlength=self.counts.shape[0])
+            counted = experts if real is None else experts[real.flatten()]
+            self.counts += torch.bincount(counted.flatten(), minlength=self.counts.shape[0])
             self.scores = scores.view(*x.shape[:-1], -1)
         return (self.experts(flat, weights, experts, matrices) + self.shared_experts(flat)).view_as(x)
 

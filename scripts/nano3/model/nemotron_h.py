@@ -65,18 +65,20 @@ class NemotronH(nn.Module):
         doc_ids: Tensor | None = None,
         cache: Cache | None = None,
         only_last: bool = False,
+        real: Tensor | None = None,
     ) -> Tensor:
         """Final normed states [b, t, D], for losses that do not need every logit.
 
         doc_ids [b, t] int, non-decreasing along a row: nothing crosses where they change, in any layer.
         `cache` continues the text it holds and is updated in place; doc_ids may only accompany its first tokens.
+        Where gradients are wanted, they flow through what the cache holds.
         only_last: of the last token alone, [b, 1, D]; the layers after the last one that mixes tokens skip all others.
+        real [b, t] bool: the tokens that count for the experts' load, None for all: padding would weigh like text.
         """
         t, c = input_ids.shape[1], self.config
         start = cache is None or cache.length == 0
-        if cache is not None:
-            cache.reserve(t)
-        if t == 1 and not start and doc_ids is None:
+        if t == 1 and not start and doc_ids is None and not torch.is_grad_enabled():
+            cache.reserve(1)
             x = self.step(input_ids.squeeze(1), cache)[:, None]
             cache.advance(1)
             return x
@@ -87,14 +89,14 @@ class NemotronH(nn.Module):
         mixing = max(c.pattern.rfind(MAMBA), c.pattern.rfind(ATTENTION))  # the last layer that looks at other tokens
         for i, (letter, block, state) in enumerate(zip(c.pattern, self.layers, states, strict=True)):
             if only_last and i == mixing + 1:
-                x = x[:, -1:]
+                x, real = x[:, -1:], None
             u = block.norm(x)
             if letter == MAMBA:
                 u = block.mixer(u, bounds, state, start)
             elif letter == ATTENTION:
                 u = block.mixer(u, seen, state, cache)
             else:
-                u = block.mixer(u)
+                u = block.mixer(u, real=real)
             x = x + u
         if cache is not None:
             cache.advance(t)

@@ -41,7 +41,7 @@ class Boundaries:
 
 def find_boundaries(doc_ids: Tensor | None, tokens: int, chunk_size: int, conv_kernel: int, device) -> Boundaries:
     """doc_ids [b, t], non-decreasing along a row; None means that every row is one document."""
-    q = min(chunk_size, tokens)
+    q = -(-tokens // -(-tokens // chunk_size))  # chunks of equal length, so that the last one is not mostly padding
     causal = torch.ones(q, q, device=device).tril_()
     if doc_ids is None:
         return Boundaries(q, causal, None, None, None)
@@ -136,11 +136,11 @@ def scan_forward(
 
 
 def scan_backward(
-    dy: Tensor, A: Tensor, D: Tensor, bounds: Boundaries, s: Saved
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the scan from dy [b, t, h, p], the final state not being used.
+    dy: Tensor, A: Tensor, D: Tensor, bounds: Boundaries, s: Saved, dfinal: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the scan from dy [b, t, h, p] and dfinal [b, h, p, n] (None: the final state is not used).
 
-    Returns those of x [b, t, h, p], dt [b, t, h], A [h], B and C [b, t, g, n], D [h].
+    Returns those of x [b, t, h, p], dt [b, t, h], A [h], B and C [b, t, g, n], D [h], initial [b, h, p, n].
     """
     b, tokens, h, p = dy.shape
     bc, g, q, _ = s.scores.shape
@@ -164,7 +164,7 @@ def scan_backward(
     douter = by_group(dy, s.enter, g)
     dstarts = torch.bmm(douter.transpose(1, 2), s.C).view(b, -1, h, p, n)
     dends = torch.empty_like(dstarts)
-    dstate = torch.zeros_like(dstarts[:, 0])
+    dstate = torch.zeros_like(dstarts[:, 0]) if dfinal is None else dfinal
     for i in reversed(range(dstarts.shape[1])):
         dends[:, i] = dstate
         dstate = torch.addcmul(dstarts[:, i], s.carry[:, i], dstate)
@@ -191,7 +191,7 @@ def scan_backward(
     ddt += (da * A.double()[:, None]).float().transpose(1, 2)
     dD = (dy * s.x).sum(-1).sum((0, 1))
     dB, dC = (v.view(bc, g, q, n).transpose(1, 2).reshape(b, t, g, n)[:, :tokens] for v in (dB, dC))
-    return dx.view(b, t, h, p)[:, :tokens], ddt.view(b, t, h)[:, :tokens], dA, dB, dC, dD
+    return dx.view(b, t, h, p)[:, :tokens], ddt.view(b, t, h)[:, :tokens], dA, dB, dC, dD, dstate
 
 
 def running_sum(x: Tensor) -> Tensor:

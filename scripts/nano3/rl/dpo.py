@@ -9,7 +9,6 @@ Of a pair with chosen response c and rejected response r, sums of log-probabilit
 that training starts from, the first preference loss is ln 2.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from nano3.model.nemotron_h import NemotronH
 from nano3.recipe.training import Dpo
 from nano3.rl.draw import measures
 from nano3.rl.lines import JsonLines
-from nano3.rl.logprobs import PackedBatch, pack_responses, response_logprobs
+from nano3.rl.logprobs import response_logprobs
 from nano3.rl.loop import Plan, Position, run_steps
 from nano3.rl.order import derived_seed, shuffled
 from nano3.rl.pairs import converse, hallucinated_tools, probes, score
@@ -132,15 +131,16 @@ def batch_measures(
     settings = task.settings
     totals = torch.zeros(4, dtype=torch.float64)
     for some in _micro_batches(pairs, machine.execution.micro_batch_tokens):
-        batch = _packed(some)
-        with torch.set_grad_enabled(learn), machine.arithmetic:
-            current = response_logprobs(model, batch)
-        with torch.no_grad(), machine.arithmetic:
-            reference = response_logprobs(task.reference, batch)
+        prompts = [pair.prompt for pair in some for _ in range(2)]
+        sides = [side for pair in some for side in (pair.chosen, pair.rejected)]
+        with torch.set_grad_enabled(learn):
+            current, response = _logprobs(model, prompts, sides, machine)
+        with torch.no_grad():
+            reference, _ = _logprobs(task.reference, prompts, sides, machine)
         losses, margin, preference = pair_losses(
             current,
             reference,
-            batch.response.to(current.device),
+            response,
             len(some),
             beta=settings.beta,
             sft_weight=settings.sft_weight,
@@ -167,11 +167,13 @@ def _micro_batches(pairs: Sequence[Pair], tokens: int) -> list[list[Pair]]:
     return batches
 
 
-def _packed(pairs: Sequence[Pair]) -> PackedBatch:
-    prompts = [pair.prompt for pair in pairs for _ in range(2)]
-    responses = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
-    (batch,) = pack_responses(prompts, responses, micro_batch_tokens=sys.maxsize)
-    return batch
+def _logprobs(model: NemotronH, prompts: list, sides: list, machine: Machine) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of all tokens, and the index of the side that each belongs to."""
+    tokens = machine.execution.micro_batch_tokens
+    found = list(
+        response_logprobs(model, prompts, sides, micro_batch_tokens=tokens, arithmetic=machine.arithmetic, at_once=True)
+    )
+    return torch.cat([each.logprobs for each in found]), torch.cat([each.response for each in found])
 
 
 def validate(model: NemotronH, task: Task, machine: Machine) -> dict[str, float]:

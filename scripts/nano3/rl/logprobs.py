@@ -1,88 +1,143 @@
-"""The trainer's log-probabilities of sampled responses, without logits for prompts and with little padding.
+"""The trainer's log-probabilities of sampled responses; a prompt is read once, however many responses follow it.
 
-Prompt and response make one sequence; sequences are packed into rows, which `doc_ids` keep apart, and rows into
-micro-batches. B rows, T tokens of a row, N response tokens of a micro-batch.
+The prompts come first. What the model remembers of them (states of Mamba, keys and values of attention) is where their
+responses go on from, and where the gradients of the responses gather, to go back through the prompts when all responses
+were there. So the graphs of one batch of prompts and one batch of responses are all that is held. Both are batches of
+like length, padded to their longest.
+
+P prompts and R responses of a batch, T tokens of its longest response, N response tokens of a batch, D residual width.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from nano3.chat.packing import PAD_ID, pack
+from nano3.chat.packing import PAD_ID
+from nano3.model.cache import Cache, LayerState, branch
+from nano3.model.generate import read
+from nano3.model.nemotron_h import NemotronH
 
-ROW_TOKENS = 256  # longer rows waste time in attention between sequences, shorter ones pad more
+Ids = Sequence[int]
+LIKE_LENGTH = 1.5  # how many times as long as its shortest text a batch's longest may be,
+SHORT_TEXT = 16  # and this many tokens more: small batches cost more than some padding
 BLOCK_LOGITS = 2**26  # 256 MiB in float32
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """One micro-batch. The last three tensors run over its N response tokens, in a common order."""
+class TokenLogprobs:
+    """Of the N tokens of some responses, in a common order."""
 
-    input_ids: Tensor  # [B, T] int64
-    doc_ids: Tensor  # [B, T] int64; padding is a document of its own
-    position: Tensor  # [N] int64 into B * T: the state that predicts the token
-    target: Tensor  # [N] int64: the token
-    response: Tensor  # [N] int64: index of the response it belongs to
+    logprobs: Tensor  # [N] float32, differentiable
+    response: Tensor  # [N] int64: index of the response that the token belongs to
     offset: Tensor  # [N] int64: its place in that response
 
-
-def pack_responses(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, micro_batch_tokens: int
-) -> list[PackedBatch]:
-    """Pack prompt + response sequences into micro-batches of at most `micro_batch_tokens`, but at least one row.
-
-    Empty responses have nothing to train on and are left out. Sequences longer than a row have batches of their own, so
-    that a few of them don't make every row long."""
-    lengths = {i: len(prompts[i]) + len(response) for i, response in enumerate(responses) if response}
-    usual = min(ROW_TOKENS, micro_batch_tokens)
-    batches = []
-    for chosen in ([i for i in lengths if lengths[i] <= usual], [i for i in lengths if lengths[i] > usual]):
-        if chosen:
-            capacity = max(usual, *(lengths[i] for i in chosen))
-            packed = pack([lengths[i] for i in chosen], capacity, "first_fit_decreasing")
-            rows = [[chosen[place] for place in row] for row in packed]
-            size = max(1, micro_batch_tokens // capacity)
-            batches += [_batch(rows[i : i + size], prompts, responses) for i in range(0, len(rows), size)]
-    return batches
+    def where(self) -> list[tuple[int, int]]:
+        """Response and offset of each token."""
+        return list(zip(self.response.tolist(), self.offset.tolist(), strict=True))
 
 
-def _batch(rows: list[list[int]], prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> PackedBatch:
-    width = max(sum(len(prompts[i]) + len(responses[i]) for i in row) for row in rows)
-    input_ids = torch.full((len(rows), width), PAD_ID, dtype=torch.int64)
-    doc_ids = torch.empty((len(rows), width), dtype=torch.int64)
-    position, target, response, offset = [], [], [], []
-    for b, row in enumerate(rows):
-        end = 0
-        for document, i in enumerate(row):
-            sequence = [*prompts[i], *responses[i]]
-            start, end = end, end + len(sequence)
-            input_ids[b, start:end] = torch.tensor(sequence)
-            doc_ids[b, start:end] = document
-            first = b * width + start + len(prompts[i]) - 1
-            size = len(responses[i])
-            position.append(torch.arange(first, first + size))
-            target.append(torch.tensor(responses[i]))
-            response.append(torch.full((size,), i))
-            offset.append(torch.arange(size))
-        doc_ids[b, end:] = len(row)
-    tokens = (torch.cat(parts) for parts in (position, target, response, offset))
-    return PackedBatch(input_ids, doc_ids, *tokens)
+def response_logprobs(
+    model: NemotronH,
+    prompts: Sequence[Ids],
+    responses: Sequence[Ids],
+    *,
+    micro_batch_tokens: int,
+    arithmetic: AbstractContextManager,
+    at_once: bool = False,
+) -> Iterator[TokenLogprobs]:
+    """Log-probabilities of all tokens of the responses, in micro-batches of at most `micro_batch_tokens`, padding
+    included, but at least one response.
+
+    prompts, responses: token ids, one prompt to each response; equal prompts are read once. Empty responses are left
+    out. For gradients, call `backward` on a loss of each micro-batch before asking for the next one; or with `at_once`
+    on a loss of all of them, whose graphs are then all held."""
+    follow: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        if len(response):
+            follow.setdefault(tuple(prompt), []).append(i)
+    for together in of_like_length(list(follow), len, micro_batch_tokens):
+        with arithmetic:
+            memory = Memory(*read(model, together, max(map(len, together)), pad_id=PAD_ID))
+        if not at_once:
+            memory.cut()
+        place = {i: row for row, prompt in enumerate(together) for i in follow[prompt]}
+        for chosen in of_like_length(list(place), lambda i: len(responses[i]), micro_batch_tokens):
+            with arithmetic:
+                found = _continued(model, memory, [place[i] for i in chosen], [responses[i] for i in chosen], chosen)
+            yield found
+        memory.backward()
 
 
-def response_logprobs(model, batch: PackedBatch) -> Tensor:
-    """Log-probability of every response token of a micro-batch: [N] float32, differentiable."""
+def of_like_length(items: Sequence, length: Callable, tokens: int) -> Iterator[list]:
+    """Batches of items of like length, shortest first, of at most `tokens` tokens with padding, but at least one item.
+    Equal lengths stay in order."""
+    batch: list = []
+    for item in sorted(items, key=length):
+        size = length(item)
+        if batch and (size > LIKE_LENGTH * length(batch[0]) + SHORT_TEXT or size * (len(batch) + 1) > tokens):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+@dataclass
+class Memory:
+    """What the model remembers of P prompts."""
+
+    last: Tensor  # [P, D]: states of their last tokens
+    cache: Cache
+    ends: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # of the prompts' graph, and what stands for each
+
+    def cut(self) -> None:
+        """End the graph of the prompts here: what goes on from the memory has a graph of its own."""
+        self.last = self._cut(self.last)
+        for layer in self.cache.layers:
+            if isinstance(layer, LayerState):
+                for name in layer.rows:
+                    setattr(layer, name, self._cut(getattr(layer, name)))
+
+    def _cut(self, end: Tensor) -> Tensor:
+        if not end.requires_grad:
+            return end
+        self.ends.append((end, end.detach().requires_grad_()))
+        return self.ends[-1][1]
+
+    def backward(self) -> None:
+        """Take the gradients that have gathered at a cut memory back through the prompts."""
+        reached = [(end, own.grad) for end, own in self.ends if own.grad is not None]
+        if reached:
+            torch.autograd.backward(*zip(*reached, strict=True))
+
+
+def _continued(
+    model: NemotronH, memory: Memory, places: list[int], responses: list[Ids], indices: list[int]
+) -> TokenLogprobs:
+    """The responses that follow the prompts in these places of the memory; indices: what to call them."""
     device = model.lm_head.weight.device
-    hidden = model.hidden(batch.input_ids.to(device), doc_ids=batch.doc_ids.to(device))
-    states = hidden.flatten(0, 1)[batch.position.to(device)]  # [N, H]
-    return token_logprobs(states, model.lm_head.weight, batch.target.to(device))
+    rows, longest = torch.tensor(places, device=device), max(map(len, responses))
+    targets = torch.tensor([[*ids, *[PAD_ID] * (longest - len(ids))] for ids in responses], device=device)  # [R, T]
+    offset = torch.arange(longest, device=device).expand_as(targets)
+    real = offset < torch.tensor([[len(ids)] for ids in responses], device=device)
+    states = memory.last[rows][:, None]  # [R, 1, D]
+    if longest > 1:
+        after = model.hidden(targets[:, :-1], cache=branch(memory.cache, rows), real=real[:, 1:])
+        states = torch.cat([states, after], 1)
+    return TokenLogprobs(
+        token_logprobs(states[real], model.lm_head.weight, targets[real]),
+        torch.tensor(indices, device=device)[:, None].expand_as(targets)[real],
+        offset[real],
+    )
 
 
 def token_logprobs(states: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """log p(target) of every state: states [N, H], head [V, H], targets [N] -> [N] float32.
+    """log p(target) of every state: states [N, D], head [V, D], targets [N] -> [N] float32.
 
     Never holds more than BLOCK_LOGITS logits: beyond that, blocks are computed again in the backward pass."""
     rows = max(1, BLOCK_LOGITS // head.shape[0])

@@ -5,6 +5,7 @@ position in the data is the step, and a resumed run equals an uninterrupted one.
 """
 
 import copy
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -18,11 +19,12 @@ from nano3.data.tokenizer import copy_existing
 from nano3.errors import UserError
 from nano3.model import hf
 from nano3.model.nemotron_h import NemotronH
+from nano3.recipe.training import Grpo
 from nano3.rl.conversation import Turn
 from nano3.rl.draw import Task, draw, profile, validate, without_contrast
 from nano3.rl.grpo import mismatch, outside, policy_loss
 from nano3.rl.lines import JsonLines
-from nano3.rl.logprobs import PackedBatch, pack_responses, response_logprobs
+from nano3.rl.logprobs import TokenLogprobs, response_logprobs
 from nano3.rl.loop import Plan, Position, best_weights, run_steps
 from nano3.rl.rollout import Rollout, readable
 from nano3.stage import StageRun
@@ -126,17 +128,17 @@ def update(
     advantage = scores[[i for i in chosen for _ in rolled[i].turns]]
     gradients.zero_()
     loss, largest, total, tokens, left_out = 0.0, 0.0, 0.0, 0, 0
-    batches = pack_responses(
-        [turn.prompt for turn in trained],
-        [turn.response for turn in trained],
-        micro_batch_tokens=machine.execution.micro_batch_tokens,
-    )
-    for batch in batches:
+    turns = [turn.prompt for turn in trained], [turn.response for turn in trained]
+    limits = {"micro_batch_tokens": machine.execution.micro_batch_tokens, "arithmetic": machine.arithmetic}
+    references = itertools.repeat(None)
+    if settings.kl_coefficient:
+        references = torch.no_grad()(response_logprobs)(task.reference, *turns, **limits)
+    for batch, reference in zip(response_logprobs(model, *turns, **limits), references, strict=False):
         part, (part_largest, part_mean), part_outside = _micro_batch(
-            model, batch, trained, advantage, normaliser, task, machine
+            batch, reference, trained, advantage, normaliser, settings
         )
         loss, largest = loss + part, max(largest, part_largest)
-        total, tokens = total + part_mean * len(batch.target), tokens + len(batch.target)
+        total, tokens = total + part_mean * len(batch.offset), tokens + len(batch.offset)
         left_out += part_outside
     rate = warmed_up(settings.learning_rate, settings.warmup_steps, step)
     bound = settings.optimizer.gradient_clip
@@ -155,34 +157,23 @@ def update(
 
 
 def _micro_batch(
-    model: NemotronH,
-    batch: PackedBatch,
+    batch: TokenLogprobs,
+    reference: TokenLogprobs | None,
     trained: list[Turn],
     advantage: Tensor,
     normaliser: int,
-    task: Task,
-    machine: Machine,
+    settings: Grpo,
 ) -> tuple[float, tuple[float, float], int]:
     """Add the gradient of one micro-batch; returns its loss, and its mismatch of trainer and generator with the number
     of tokens whose ratio is outside of the band."""
-    settings = task.settings
-    with machine.arithmetic:
-        current = response_logprobs(model, batch)
-    device = current.device
-    generator = torch.tensor(
-        [trained[i].logprobs[j] for i, j in zip(batch.response.tolist(), batch.offset.tolist(), strict=True)],
-        device=device,
-    )
-    reference = None
-    if settings.kl_coefficient:
-        with torch.no_grad(), machine.arithmetic:
-            reference = response_logprobs(task.reference, batch)
+    current, device = batch.logprobs, batch.logprobs.device
+    generator = torch.tensor([trained[i].logprobs[j] for i, j in batch.where()], device=device)
     previous, mask = current.detach(), torch.ones_like(generator)
     loss = policy_loss(
         current,
         previous,
         generator,
-        advantage[batch.response].float().to(device),
+        advantage.to(device)[batch.response].float(),
         mask,
         normaliser=normaliser,
         clip_low=settings.clip_low,
@@ -190,7 +181,7 @@ def _micro_batch(
         dual_clip=settings.dual_clip,
         correction=settings.importance_sampling,
         band=settings.importance_band,
-        reference=reference,
+        reference=None if reference is None else reference.logprobs,
         kl_coefficient=settings.kl_coefficient,
     )
     loss.backward()
