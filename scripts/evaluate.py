@@ -67,7 +67,7 @@ def _measure(recipe, config: dict, inputs: dict, rows: list[dict], tokens: dict,
     from nano3.train.validation import bytes_of_tokens
 
     settings, generations = recipe.evaluation, recipe.evaluation.generations
-    arithmetic = hardware.arithmetic(device, "auto")
+    arithmetic = hardware.arithmetic(device, settings.precision)
     chat, model = load_chat_tokenizer(inputs["model"]), hf.load(inputs["model"], device=device).eval()
     tools, talked = {}, {}
     with arithmetic:
@@ -79,6 +79,7 @@ def _measure(recipe, config: dict, inputs: dict, rows: list[dict], tokens: dict,
             talked = alignment.conversations(directory, model, chat, settings, inputs, compared, seed=recipe.seed)
     token_bytes = bytes_of_tokens(chat.tokenizer, model.config.vocab_size) if tokens else None
     limits = {"arithmetic": arithmetic, "micro_batch_tokens": recipe.execution.micro_batch_tokens}
+    limits["most"] = settings.text_tokens
     text = {name: evaluation.text_measures(model, paths, token_bytes, **limits) for name, paths in tokens.items()}
     return {
         "environments": evaluation.scores(rolled, generations),

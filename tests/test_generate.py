@@ -100,7 +100,7 @@ def test_dropping_finished_rows_changes_no_text(model, monkeypatch):
 def test_prompts_read_in_parts_give_the_same_text(model, monkeypatch):
     prompts = [[5, 9, 2], [7], [5, 9, 2], list(range(3, 23)), [4, 4], list(range(9, 40))]
     whole = generate(model, prompts, max_new_tokens=20, seed=2)
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 64)  # two rows of 31 at a time
+    monkeypatch.setitem(module.PREFILL_TOKENS, "cpu", 64)  # two rows of 31 at a time
     calls = []
     monkeypatch.setattr(module, "read", lambda *given, read=module.read: calls.append(len(given[1])) or read(*given))
     parts = generate(model, prompts, max_new_tokens=20, seed=2)

@@ -26,7 +26,6 @@ from nano3.train.validation import bits_per_byte
 
 Z95 = 1.959964  # of a two-sided 95% normal interval
 HELD_OUT = ("test", "valid")  # the splits that no stage trains on
-HELD_OUT_TOKENS = 100_000  # of every data set, at most
 COUNTED_TOKENS = 20_000_000  # of every data set's training split, at most, for the unigram model
 
 
@@ -130,6 +129,7 @@ def text_measures(
     directories: Sequence[Path],
     token_bytes: Tensor,
     *,
+    most: int,
     arithmetic: AbstractContextManager,
     micro_batch_tokens: int,
 ) -> dict[str, float] | None:
@@ -138,8 +138,9 @@ def text_measures(
     model, unigram: bits per byte; margin, unigram_margin: half of the 95% intervals over documents, left out where
     there is one document only; documents, bytes: how much was measured. A document's first token is context and is not
     measured. Longer documents than the model's context are read in pieces. The unigram model is the token frequencies
-    of the training split, every token seen once more. token_bytes [V], see `nano3.train.validation.bytes_of_tokens`."""
-    pieces, owner = held_out(directories, window=model.config.max_position_embeddings)
+    of the training split, every token seen once more. most: tokens to measure, to the end of the document that reaches
+    it; token_bytes [V], see `nano3.train.validation.bytes_of_tokens`."""
+    pieces, owner = held_out(directories, most=most, window=model.config.max_position_embeddings)
     if not pieces:
         return None
     owners = torch.tensor(owner)
@@ -158,11 +159,11 @@ def text_measures(
     return found | {"documents": documents.shape[1], "bytes": ours["bytes"]}
 
 
-def held_out(directories: Sequence[Path], *, window: int) -> tuple[list[np.ndarray], list[int]]:
+def held_out(directories: Sequence[Path], *, most: int, window: int) -> tuple[list[np.ndarray], list[int]]:
     """Pieces of the held-out documents, at most `window` + 1 tokens each, and the document every piece belongs to.
 
     Pieces overlap by one token, which is only context in the later one. Documents come in the order of the shards until
-    there are HELD_OUT_TOKENS."""
+    there are `most` tokens."""
     pieces: list[np.ndarray] = []
     owner: list[int] = []
     taken = document = 0
@@ -171,7 +172,7 @@ def held_out(directories: Sequence[Path], *, window: int) -> tuple[list[np.ndarr
             ids = np.asarray(shard[index], dtype=np.int64)
             if len(ids) < 2:
                 continue
-            if taken >= HELD_OUT_TOKENS:
+            if taken >= most:
                 return pieces, owner
             for start in range(0, len(ids) - 1, window):
                 pieces.append(ids[start : start + window + 1])

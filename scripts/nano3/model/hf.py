@@ -70,7 +70,7 @@ def load(directory: str | Path, *, device: str = "cpu", dtype: torch.dtype | Non
     for module in model.modules():  # buffers that no file holds
         for name, value in module._buffers.items():
             if value is not None and value.is_meta:
-                module._buffers[name] = torch.zeros_like(value, device=device)
+                module._buffers[name] = torch.zeros(value.shape, dtype=value.dtype, device=device)
     return model.requires_grad_(True)
 
 

@@ -283,3 +283,5 @@ class Evaluation(Section):
     temperature: float = Field(1.0, ge=0, description="0: greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     samples: Count = Field(4, description="responses per environment shown in the report")
+    text_tokens: Count = Field(100_000, description="held-out tokens of every data set for bits per byte, at most")
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it, else fp32")
