@@ -1,11 +1,13 @@
 """Generation: left padding, batching, stopping, sampling, and repeatability."""
 
+import numpy as np
 import pytest
 import torch
 
 from nano3.errors import UserError
 from nano3.model import generate as module
-from nano3.model.generate import generate, prefill, sample, stream
+from nano3.model.generate import generate, prefill, stream
+from nano3.model.sampling import Draws, sample
 from test_model_parity import CONFIG, trained_looking
 from test_model_sequence import amplified
 
@@ -75,7 +77,7 @@ def test_generation_leaves_the_global_generator_and_the_training_mode_alone(mode
 
 
 def test_a_row_stops_at_its_stop_token_and_keeps_it(model):
-    stops = [2, 3, 5, 7, 11, 13, 17]
+    stops = [2, 3, 5]
     completions = generate(model, PROMPTS * 8, max_new_tokens=30, seed=1, stop_ids=stops)
     assert {c.finished for c in completions} == {True, False}
     for c in completions:
@@ -97,14 +99,64 @@ def test_dropping_finished_rows_changes_no_text(model, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8, 16])
+def test_texts_that_begin_where_others_have_ended_are_the_same(model, rows):
+    settings = {"max_new_tokens": 30, "seed": 1, "stop_ids": [2, 3, 5, 7, 11, 13, 17]}
+    prompts = [[*prompt, i] for i in range(6) for prompt in (*PROMPTS, list(range(6, 40)) * 10)]  # 374 tokens at most
+    at_once = generate(model, prompts, **settings, batch_rows=len(prompts))
+    one_after_the_other = generate(model, prompts, **settings, batch_rows=rows)
+    assert [c.tokens for c in one_after_the_other] == [c.tokens for c in at_once]
+    for a, b in zip(one_after_the_other, at_once, strict=True):
+        assert a.finished == b.finished
+        assert (torch.tensor(a.logprobs) - torch.tensor(b.logprobs)).abs().max() < 1e-4
+    prompt, completion = prompts[-1], one_after_the_other[-1]
+    assert (torch.tensor(completion.logprobs) - full_logprobs(model, prompt, completion.tokens)).abs().max() <= 1e-4
+
+
+def test_no_more_texts_are_written_at_once_than_asked_and_free_places_are_taken(model, monkeypatch):
+    seen = []
+    step = module.decode_step
+
+    def watched(model, token, *rest):
+        seen.append(len(token))
+        return step(model, token, *rest)
+
+    monkeypatch.setattr(module, "decode_step", watched)
+    generate(model, PROMPTS * 10, max_new_tokens=30, seed=1, stop_ids=list(range(0, 60, 4)), batch_rows=8)
+    assert max(seen) <= 8
+    assert sum(rows > 4 for rows in seen) > len(seen) / 2  # and not only at the beginnings of five batches
+
+
+def test_what_a_row_samples_depends_on_its_stream_and_on_no_other_row(model):
+    settings = {"max_new_tokens": 70, "seed": 3}
+    among, _, other, again = generate(
+        model, [PROMPTS[0], [7], PROMPTS[0], PROMPTS[0]], streams=[5, 0, 6, 5], **settings
+    )
+    (alone,) = generate(model, [PROMPTS[0]], streams=[5], **settings)
+    assert among.tokens == again.tokens == alone.tokens != other.tokens
+
+
+def test_random_streams_are_uniform_and_unlike_each_other():
+    rows, places = np.arange(40), range(500)
+    drawn = Draws(7, range(40))
+    numbers = torch.stack([drawn.take(rows, np.full(40, place)) for place in places], 1)  # [40, 500]
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.var() - 1 / 12) < 0.003
+    assert torch.corrcoef(numbers).fill_diagonal_(0).abs().max() < 0.2
+    assert len(set(numbers.flatten().tolist())) == numbers.numel()
+    late = Draws(7, [39])  # what was drawn before, by whom, and in what company does not matter
+    assert [late.take(np.array([0]), np.array([place])).item() for place in places] == numbers[39].tolist()
+    assert Draws(8, [39]).take(np.array([0]), np.array([0])) != numbers[39, 0]
+
+
 def test_prompts_read_in_parts_give_the_same_text(model, monkeypatch):
     prompts = [[5, 9, 2], [7], [5, 9, 2], list(range(3, 23)), [4, 4], list(range(9, 40))]
     whole = generate(model, prompts, max_new_tokens=20, seed=2)
-    monkeypatch.setitem(module.PREFILL_TOKENS, "cpu", 64)  # two rows of 31 at a time
+    monkeypatch.setitem(module.PREFILL_TOKENS, "cpu", 64)
     calls = []
     monkeypatch.setattr(module, "read", lambda *given, read=module.read: calls.append(len(given[1])) or read(*given))
     parts = generate(model, prompts, max_new_tokens=20, seed=2)
-    assert calls == [2, 2, 1]
+    assert calls == [3, 2]  # three short ones in 64 tokens, then 2 x 31
     assert [c.tokens for c in parts] == [c.tokens for c in whole]
     for a, b in zip(parts, whole, strict=True):
         assert (torch.tensor(a.logprobs) - torch.tensor(b.logprobs)).abs().max() < 1e-4

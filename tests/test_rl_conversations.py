@@ -59,9 +59,9 @@ def scripted(monkeypatch, chat, *policies, context=100_000):
     end is cut at max_new_tokens. Returns the model and the prompts of every call of `generate`."""
     asked = []
 
-    def generate(model, prompts, *, columns=None, **settings):
+    def generate(model, prompts, *, streams=None, **settings):
         texts = [chat.text(prompt) for prompt in prompts]
-        places = range(len(prompts)) if columns is None else columns[0]
+        places = range(len(prompts)) if streams is None else streams
         asked.append(texts)
         said = [policies[place % len(policies)](text) for place, text in zip(places, texts, strict=True)]
         ids = [chat.tokenizer.encode(text, add_special_tokens=False).ids for text in said]

@@ -7,7 +7,6 @@ import pytest
 
 from nano3.errors import UserError
 from nano3.rl import rollout
-from nano3.rl.conversation import batches
 from nano3.rl.rollout import environment_of, first_of_each, read_prompts, rollouts
 from rl_toy import letter_reward, toy_model, toy_rows
 
@@ -42,24 +41,6 @@ def test_rollouts_come_prompt_by_prompt_with_as_many_logprobs_as_tokens(rolled, 
 def test_the_same_seed_replays_a_step_bit_for_bit_and_another_does_not(model, chat, rolled):
     assert rollouts(model, chat, toy_rows(5), seed=1, **SETTINGS) == rolled
     assert rollouts(model, chat, toy_rows(5), seed=2, **SETTINGS) != rolled
-
-
-def test_more_rows_than_a_batch_holds_are_generated_in_several(model, chat, rolled):
-    split = rollouts(model, chat, toy_rows(5), seed=1, batch_rows=4, **SETTINGS)
-    assert [each.prompt for each in split] == [each.prompt for each in rolled]
-    assert len(set(map(str, (each.response for each in split)))) > 10
-
-
-def test_prompts_much_longer_than_others_are_generated_in_batches_of_their_own():
-    lengths = [40, 500, 30, 188, 189, 450, 30]
-    found = list(batches({i: [0] * length for i, length in enumerate(lengths)}, 256))
-    assert found == [(0, [2, 6, 0, 3]), (4, [4, 5, 1])]  # 2 x 30 + 128 = 188
-    assert list(batches({i: [0] * length for i, length in enumerate(lengths)}, 3)) == [
-        (0, [2, 6, 0]),
-        (3, [3, 4, 5]),
-        (6, [1]),
-    ]
-    assert list(batches({}, 4)) == []
 
 
 def test_rewards_come_from_the_rows_environment(model, chat, monkeypatch):

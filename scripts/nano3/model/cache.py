@@ -156,18 +156,36 @@ def branch(cache: Cache, rows: Tensor) -> Cache:
 
 
 def joined(caches: Sequence[Cache]) -> Cache:
-    """One cache of all rows, in order. All have read as many tokens, and have the same capacity."""
-    first, *others = caches
-    if not others:
-        return first
-    layers = []
+    """One cache of all rows, in order: aligned on the right, without what stands before all of the texts."""
+    if len(caches) == 1:
+        return caches[0]
+    cuts = [int(cache.starts.min()) for cache in caches]
+    length = max(cache.length - cut for cache, cut in zip(caches, cuts, strict=True))
+    layers: list[MambaState | AttentionState | DecodingWeights | None] = []
     for states in zip(*(cache.layers for cache in caches), strict=True):
-        kind = type(states[0])
-        names = kind.rows if issubclass(kind, LayerState) else ()
-        layers.append(kind(*(torch.cat([getattr(s, name) for s in states]) for name in names)) if names else None)
-    cache = Cache(layers, torch.cat([cache.starts for cache in caches]))
-    cache.advance(first.length)
+        if isinstance(states[0], MambaState):
+            layers.append(MambaState(torch.cat([s.conv for s in states]), torch.cat([s.ssm for s in states])))
+        elif isinstance(states[0], AttentionState):
+            capacity = max(state.capacity - cut for state, cut in zip(states, cuts, strict=True))
+            own = list(zip(caches, cuts, states, strict=True))
+            layers.append(AttentionState(*(_aligned(own, name, length, capacity) for name in AttentionState.rows)))
+        else:
+            layers.append(None)
+    cache = Cache(layers, torch.cat([cache.starts + (length - cache.length) for cache in caches]))
+    cache.advance(length)
     return cache
+
+
+def _aligned(own: list[tuple[Cache, int, AttentionState]], name: str, length: int, capacity: int) -> Tensor:
+    """Keys or values of several caches, each from its cut on, so that all end at `length`."""
+    first = getattr(own[0][2], name)
+    rows, capacity = sum(cache.rows for cache, _, _ in own), -(-max(length, capacity) // BLOCK) * BLOCK
+    new, row = first.new_zeros(rows, first.shape[1], capacity, first.shape[3]), 0
+    for cache, cut, state in own:
+        written = getattr(state, name)[:, :, cut : cache.length]
+        new[row : row + cache.rows, :, length - written.shape[2] : length] = written
+        row += cache.rows
+    return new
 
 
 def _grown(old: Tensor, tokens: int) -> Tensor:

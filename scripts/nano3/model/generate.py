@@ -1,8 +1,8 @@
 """Sampling text from a Nemotron-H model: batched, cached, and exactly repeatable.
 
 Prompts of unequal length are aligned on the right; what stands before a prompt is a document of its own, so
-nothing crosses from it into the prompt. Row i draws its random numbers from column i of one stream, so what a
-row samples does not depend on when the others stop.
+nothing crosses from it into the prompt. Every row draws from a random stream of its own, so what it samples does not
+depend on the others, nor on when they stop.
 """
 
 import shutil
@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,13 +21,16 @@ from torch import Tensor
 from nano3.errors import UserError
 from nano3.model.cache import Cache, empty_cache, joined
 from nano3.model.nemotron_h import NemotronH
+from nano3.model.sampling import Draws, choose, sample
 
-SUM_BLOCK = 512  # tokens whose probabilities a GPU sums at a time
 LOOK_EVERY = 16  # steps between two looks at what a compiled step has written: each costs as much as a small kernel
 # Tokens of prompts read at once, padding included: memory grows with them, and more are slower where they leave the
 # cache of a CPU.
 PREFILL_TOKENS = {"cpu": 2**12, "cuda": 2**15}
 COMPACT_AT = 0.75  # drop finished rows once no more than this share of the batch is still running
+LIKE_LENGTH = 2  # how many times as long as the shortest the longest of prompts read together may be,
+SHORT_PROMPT = 128  # and this many tokens more: short prompts are cheaper padded than in batches of their own
+BATCH_ROWS = 256  # texts written at once
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def generate(
     seed: int = 0,
     pad_id: int = 0,
     compiled: bool = False,
-    columns: tuple[Sequence[int], int] | None = None,
+    streams: Sequence[int] | None = None,
+    batch_rows: int = BATCH_ROWS,
 ) -> list[Completion]:
     """Continue every prompt until a stop token or `max_new_tokens`.
 
@@ -57,21 +63,19 @@ def generate(
     `compiled` fuses a step's many small operations with torch.compile: twice as fast on a CPU, after some ten seconds
     for every new number of rows; it needs a C++ compiler there. The rows are then spread over the threads, each of
     which computes its own alone: operations this small gain little from being shared out.
-    columns: (the column of the random stream that each prompt's row draws from, how wide the stream is), for rows of a
-    larger set: then what a row samples does not depend on which others are asked with it. None: row i has column i.
+    streams: the number of each prompt's random stream; None: 0, 1, ... Equal numbers sample alike.
+    batch_rows: texts written at once, at most. Where texts have ended others begin.
     Raises UserError for an empty prompt or settings out of range.
     """
     _check(model, prompts, max_new_tokens, temperature, top_p)
     if not prompts or max_new_tokens == 0:
         return [Completion([], [], False) for _ in prompts]
     decode = _compiled(model, temperature, top_p) if compiled else None
-    own, width = (range(len(prompts)), len(prompts)) if columns is None else columns
+    streams = range(len(prompts)) if streams is None else streams
 
     def continued(first: int, end: int) -> list[Completion]:
-        drawn = own[first:end], width
-        return _generate(
-            model, prompts[first:end], drawn, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, decode
-        )
+        own = prompts[first:end], streams[first:end]
+        return _generate(model, *own, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, batch_rows, decode)
 
     training = model.training
     model.eval()
@@ -102,61 +106,114 @@ def _by_thread(work: Callable[[int, int], list[Completion]], rows: int) -> list[
         torch.set_num_threads(threads)
 
 
+@dataclass
+class _Running:
+    """The rows that are being written: which prompts they follow, their last tokens, and the model's memory of them."""
+
+    rows: np.ndarray  # [r] int64: indices of the prompts
+    begun: np.ndarray  # [r] int64: the step in which the row's first token was sampled
+    token: Tensor  # [r] int64
+    alive: Tensor  # [r] bool: not stopped yet
+    cache: Cache
+
+    def keep(self, chosen: Tensor) -> "_Running":
+        """Only these rows (indices [k] int64)."""
+        self.cache.select(chosen)
+        own = chosen.cpu().numpy()
+        return _Running(self.rows[own], self.begun[own], self.token[chosen], self.alive[chosen], self.cache)
+
+    def join(self, more: "_Running") -> "_Running":
+        return _Running(
+            np.concatenate([self.rows, more.rows]),
+            np.concatenate([self.begun, more.begun]),
+            torch.cat([self.token, more.token]),
+            torch.cat([self.alive, more.alive]),
+            joined([self.cache, more.cache]),
+        )
+
+
 def _generate(
-    model, prompts, columns, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, decode
+    model, prompts, streams, max_new_tokens, temperature, top_p, stop_ids, seed, pad_id, most, decode
 ) -> list[Completion]:
-    """columns: which random numbers of how many are these rows'; decode: the compiled step, None for the plain one."""
-    device = model.lm_head.weight.device
-    total, step_once = len(prompts), decode or decode_step
+    """most: rows at a time; decode: the compiled step, None for the plain one.
+
+    Rows that have stopped make room for prompts that wait, shortest first. Compiled steps keep their number of rows:
+    there the next prompts follow when all rows have stopped."""
+    device, total = model.lm_head.weight.device, len(prompts)
     stops = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
     stops[list(stop_ids)] = True
-    tokens = torch.full((max_new_tokens, total), pad_id, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(max_new_tokens, total, device=device)
-    stopped = torch.zeros(total, dtype=torch.bool, device=device)  # of all rows
-    rows = torch.arange(total, device=device)  # the rows still computed: compiled steps keep their number
-    check = LOOK_EVERY if decode else 1
+    # in the last place goes what a row still writes after its stop
+    tokens = torch.full((max_new_tokens + 1, total), pad_id, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(max_new_tokens + 1, total, device=device)
+    lengths = torch.zeros(total, dtype=torch.int64, device=device)
+    draws = Draws(seed, streams)
+    waiting = sorted(range(total), key=lambda i: len(prompts[i]))
+    running, step = None, 0
 
-    logits, cache = prefill(model, prompts, max_new_tokens, pad_id)
-    for step, uniform in enumerate(_uniforms(seed, max_new_tokens, *columns, device)):
-        uniform = uniform if decode else uniform[rows]
-        if step == 0:
-            chosen, logprob = choose(logits, temperature, top_p, uniform)  # [r], [r]
-        else:
-            cache.reserve(1)
-            chosen, logprob = step_once(model, chosen, cache, temperature, top_p, uniform)
-            cache.advance(1)
-        tokens[step].index_copy_(0, rows, chosen)
-        logprobs[step].index_copy_(0, rows, logprob)
-        if (step + 1) % check:
-            continue
-        stopped |= stops[tokens[step + 1 - check : step + 1]].any(0)
-        alive = total - int(stopped.sum())
-        if alive == 0:
-            break
-        if decode is None and alive <= COMPACT_AT * len(rows):
-            keep = (~stopped[rows]).nonzero().squeeze(1)
-            rows, chosen = rows[keep], chosen[keep]
-            cache.select(keep)
+    def write(running: _Running, sampled: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        """One token for each row, from one random number for each."""
+        age = step - running.begun
+        running.token, logprob = sampled(draws.take(running.rows, np.minimum(age, max_new_tokens - 1)).to(device))
+        rows, age = (torch.from_numpy(each).to(device) for each in (running.rows, age))
+        place = age.where(running.alive, max_new_tokens)
+        tokens.index_put_((place, rows), running.token)
+        logprobs.index_put_((place, rows), logprob)
+        lengths.index_add_(0, rows, running.alive.long())
+        running.alive &= ~stops[running.token] & (age + 1 < max_new_tokens)
 
-    ends = stops[tokens].int()  # what a row wrote after its stop does not count
-    lengths = torch.where(ends.any(0), ends.argmax(0) + 1, max_new_tokens)
-    tokens, logprobs, finished = tokens.T.tolist(), logprobs.T.tolist(), ends.any(0).tolist()
-    return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths.tolist())]
+    while waiting or running is not None:
+        if running is not None:
+            running = _left(model, running, step, max_new_tokens, elastic=decode is None)
+        if waiting and _has_room(running, len(prompts[waiting[0]]), most, elastic=decode is None):
+            new = _next(waiting, prompts, most - (0 if running is None else len(running.rows)))
+            logits, cache = prefill(model, [prompts[i] for i in new], max_new_tokens, pad_id)
+            alive = torch.ones(len(new), dtype=torch.bool, device=device)
+            fresh = _Running(np.array(new), np.full(len(new), step), alive.long(), alive, cache)
+            write(fresh, partial(choose, logits, temperature, top_p))
+            running = fresh if running is None else running.join(fresh)
+            model.prepare_decoding(running.cache)
+        if running is not None:
+            step += 1
+            running.cache.reserve(1)
+            write(running, partial(decode or decode_step, model, running.token, running.cache, temperature, top_p))
+            running.cache.advance(1)
 
-
-def _uniforms(seed: int, steps: int, own: Sequence[int], width: int, device) -> Iterator[Tensor]:
-    """The random numbers of every step, [rows] float64: columns `own` of a stream that is `width` wide."""
-    draws, own = torch.Generator().manual_seed(seed), torch.tensor(own)
-    for start in range(0, steps, LOOK_EVERY):
-        block = torch.rand(min(LOOK_EVERY, steps - start), width, generator=draws, dtype=torch.float64)
-        yield from block[:, own].to(device)
+    finished = stops[tokens[lengths - 1, torch.arange(total, device=device)]].tolist()
+    tokens, logprobs, lengths = tokens.T.tolist(), logprobs.T.tolist(), lengths.tolist()
+    return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths)]
 
 
-def choose(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample from logits [r, V]: the tokens [r] int64 and their log-probabilities under the model itself [r]."""
-    own = logits.log_softmax(-1)
-    chosen = sample(own, temperature, top_p, uniform)
-    return chosen, own.gather(1, chosen[:, None]).squeeze(1)
+def _left(model, running: _Running, step: int, max_new_tokens: int, *, elastic: bool) -> _Running | None:
+    """The rows that go on, or most of them: dropping the others has its price. None when all have stopped."""
+    if step - running.begun.max() >= max_new_tokens - 1:
+        return None
+    if not elastic and step % LOOK_EVERY:
+        return running
+    alive = int(running.alive.sum())
+    if alive and elastic and alive <= COMPACT_AT * len(running.rows):
+        running = running.keep(running.alive.nonzero().squeeze(1))
+        model.prepare_decoding(running.cache)
+    return running if alive else None
+
+
+def _has_room(running: _Running | None, length: int, most: int, *, elastic: bool) -> bool:
+    """Whether waiting prompts of this length are read now: when half of the places are free or, as all rows are padded
+    to the longest, nearly all if the prompts are much longer than the texts that are being written."""
+    if running is None:
+        return True
+    rows = len(running.rows)
+    if not elastic or rows > most // 2:
+        return False
+    longest = running.cache.length - int(running.cache.starts.min())
+    return length <= longest + SHORT_PROMPT or rows <= most // 8
+
+
+def _next(waiting: list[int], prompts: Sequence[Sequence[int]], room: int) -> list[int]:
+    """Take prompts of like length from the front."""
+    longest = LIKE_LENGTH * len(prompts[waiting[0]]) + SHORT_PROMPT
+    new = [i for i in waiting[:room] if len(prompts[i]) <= longest]
+    del waiting[: len(new)]
+    return new
 
 
 def decode_step(
@@ -210,15 +267,14 @@ def stream(
 ) -> Iterator[int]:
     """Yield the tokens after one prompt as they are sampled, the stop token included."""
     _check(model, [prompt], max_new_tokens, temperature, top_p)
-    draws = torch.Generator().manual_seed(seed)
-    stops = set(stop_ids)
+    draws, stops = Draws(seed, [0]), set(stop_ids)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             logits, cache = prefill(model, [prompt], max_new_tokens, 0)
-        for _ in range(max_new_tokens):
-            uniform = torch.rand(1, generator=draws, dtype=torch.float64).to(logits.device)
+        for place in range(max_new_tokens):
+            uniform = draws.take(np.array([0]), np.array([place])).to(logits.device)
             chosen = sample(logits.log_softmax(-1), temperature, top_p, uniform)
             yield int(chosen)
             if int(chosen) in stops:
@@ -234,19 +290,27 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
 
     Equal prompts, as the groups of GRPO have them, are read once."""
     device = model.lm_head.weight.device
-    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    distinct = sorted(set(map(tuple, prompts)), key=lambda prompt: (len(prompt), prompt))
+    places = {prompt: place for place, prompt in enumerate(distinct)}
     copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # [b] into the distinct ones
-    distinct, longest = list(places), max(map(len, prompts))
-    rows = max(1, PREFILL_TOKENS[device.type] // longest)
-    parts = [
-        read(model, distinct[first : first + rows], longest, room, pad_id) for first in range(0, len(distinct), rows)
-    ]
+    parts = [read(model, part, len(part[-1]), room, pad_id) for part in _parts(distinct, PREFILL_TOKENS[device.type])]
     last, cache = torch.cat([states for states, _ in parts]), joined([cache for _, cache in parts])
-    if len(copies) > len(distinct):
+    if copies.tolist() != list(range(len(distinct))):
         last = last[copies]
         cache.select(copies)
     model.prepare_decoding(cache)
     return F.linear(last, model.lm_head.weight).float(), cache
+
+
+def _parts(prompts: list[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[int, ...]]]:
+    """Prompts, shortest first, in parts of at most `tokens` tokens when padded to their longest, or of one prompt."""
+    part: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        if part and len(prompt) * (len(part) + 1) > tokens:
+            yield part
+            part = []
+        part.append(prompt)
+    yield part
 
 
 def read(
@@ -269,42 +333,6 @@ def read(
     )
     doc_ids = None if real is None else real.long()  # 0 padding, 1 prompt
     return model.hidden(ids, doc_ids=doc_ids, cache=cache, only_last=True, real=real)[:, -1], cache
-
-
-def sample(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> Tensor:
-    """One token per row: logits or log-probabilities [b, V] float32, uniform [b] float64 in [0, 1) -> [b] int64.
-
-    Inverts the cumulative distribution, so one random number decides a token. `top_p` keeps the smallest set of most
-    likely tokens whose probability reaches it.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs = (logits if temperature == 1 else logits / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-        ordered = ordered.masked_fill(running_sum(ordered, torch.float32) - ordered >= top_p, 0)
-        return order.gather(1, _invert(ordered, uniform)[:, None]).squeeze(1)
-    return _invert(probs, uniform)
-
-
-def running_sum(probs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums of probabilities [b, V] up to and including each place, in `dtype`.
-
-    On a GPU as whole multiples of 2^-52, whose sums are the same bits in any order, and float64: torch vouches for no
-    cumulative sum of floats there. And in blocks: torch 2.11 can't compile a long sum over few rows."""
-    if probs.device.type == "cpu":
-        return probs.cumsum(-1, dtype=dtype)
-    whole = F.pad((probs.double() * 2**52).long(), (0, -probs.shape[-1] % SUM_BLOCK))
-    within = whole.unflatten(-1, (-1, SUM_BLOCK)).cumsum(-1)  # [b, blocks, SUM_BLOCK]
-    totals = within[..., -1]
-    sums = within + (totals.cumsum(-1) - totals)[..., None]
-    return sums.flatten(-2)[:, : probs.shape[-1]].double() * 2**-52
-
-
-def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = running_sum(probs, torch.float64)
-    target = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=probs.shape[-1] - 1)
 
 
 def _check(model, prompts, max_new_tokens: int, temperature: float, top_p: float) -> None:

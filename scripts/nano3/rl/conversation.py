@@ -5,7 +5,7 @@ from: a chat template may show earlier turns in another way than they were writt
 the turns of a conversation are samples of their own and not pieces of one long text.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from nano3.rl.rollout import ChatTokenizer
 
 Message = dict[str, Any]
-LIKE_LENGTH = 2  # how many times as long as its shortest prompt a batch's longest may be,
-SHORT_PROMPT = 128  # and this many tokens more: short prompts are cheaper padded than in batches of their own
 
 
 @dataclass(frozen=True)
@@ -81,38 +79,21 @@ def go_on(
     write: Callable[..., list[Any]],
     *,
     longest: int,
-    places: int,
-    batch_rows: int,
     seed: int,
 ) -> None:
     """Play conversations whose first turn is there to their ends.
 
-    conversations: by their place among all `places` responses of the rollout; write(prompts, seed=, columns=) is
+    conversations: by their place among all responses of the rollout; write(prompts, seed=, streams=) is
     `nano3.model.generate.generate`. A turn's random numbers depend on the seed, on its number and on the
     conversation's place: not on which other conversations still go on."""
     number = 1
     while prompts := _prompts(conversations, longest):
         number += 1
-        for _, chosen in batches(prompts, batch_rows):
-            asked = [prompts[i] for i in chosen]
-            written = write(asked, seed=derived_seed(seed, "turn", number), columns=(chosen, places))
-            side_by_side(Conversation.take, [conversations[i] for i in chosen], asked, written)
+        asked = list(prompts.values())
+        written = write(asked, seed=derived_seed(seed, "turn", number), streams=list(prompts))
+        side_by_side(Conversation.take, [conversations[i] for i in prompts], asked, written)
 
 
 def _prompts(conversations: Mapping[int, Conversation], longest: int) -> dict[int, list[int]]:
     found = {i: conversation.prompt(longest) for i, conversation in conversations.items()}
     return {i: ids for i, ids in found.items() if ids is not None}
-
-
-def batches(prompts: Mapping[int, Sequence[int]], rows: int) -> Iterator[tuple[int, list[int]]]:
-    """Batches of at most `rows` prompts of like length: (prompts in the batches before, keys of its prompts).
-
-    All prompts of a batch are padded to its longest, in the cache as well: so prompts that are much longer than the
-    shortest have a batch of their own."""
-    order = sorted(prompts, key=lambda i: (len(prompts[i]), i))
-    start = 0
-    while start < len(order):
-        longest = LIKE_LENGTH * len(prompts[order[start]]) + SHORT_PROMPT
-        chosen = [i for i in order[start : start + rows] if len(prompts[i]) <= longest]
-        yield start, chosen
-        start += len(chosen)

@@ -14,12 +14,11 @@ from nano3.data.tokenizer import END_OF_TEXT, IM_END
 from nano3.data.tokenizer import load as load_tokenizer
 from nano3.environments import Episode, Reward, opened, short_name, side_by_side, verify
 from nano3.errors import UserError
-from nano3.rl.conversation import Conversation, Message, Turn, batches, go_on
+from nano3.rl.conversation import Conversation, Message, Turn, go_on
 from nano3.rl.order import derived_seed
 
 ASSISTANT = "<|im_start|>assistant\n"
 STOP_TOKENS = (IM_END, END_OF_TEXT)
-BATCH_ROWS = 256  # responses generated at once
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,12 @@ def rollouts(
     temperature: float,
     top_p: float,
     seed: int,
-    batch_rows: int = BATCH_ROWS,
     score: Callable[[dict[str, Any], str], Reward] | None = None,
     converse: Callable[[dict[str, Any]], Episode | None] = opened,
 ) -> list[Rollout]:
     """`generations` scored responses to every row, row by row: result[i * generations + g].
 
-    Equal model, rows and seed give equal bits. Prompts of like length are generated together, at most
-    `batch_rows` responses at once. score: what scores a response of one turn; None: the row's environment.
+    Equal model, rows and seed give equal bits. score: what scores a response of one turn; None: the row's environment.
     converse: opens the conversation of a row, None for a row of one turn; conversations score themselves."""
     from nano3.model.generate import generate
 
@@ -146,14 +143,11 @@ def rollouts(
     episodes = {i: converse(row) for i, row in enumerate(asked)}
     playing = {i: Conversation(episode, chat) for i, episode in episodes.items() if episode is not None}
     prompts = [ids for row in rows for ids in [chat.prompt_ids(row)] * generations]
-    first: dict[int, Any] = {}
-    for start, chosen in batches(dict(enumerate(prompts)), batch_rows):
-        written = write([prompts[i] for i in chosen], seed=derived_seed(seed, "batch", start))
-        first.update(zip(chosen, written, strict=True))
+    first = write(prompts, seed=derived_seed(seed, "turn", 1))
     if playing:
         side_by_side(lambda i: playing[i].take(prompts[i], first[i]), playing)
         longest = model.config.max_position_embeddings - max_new_tokens
-        go_on(playing, write, longest=longest, places=len(asked), batch_rows=batch_rows, seed=seed)
+        go_on(playing, write, longest=longest, seed=seed)
     alone = {i: chat.text(first[i].tokens) for i in range(len(asked)) if i not in playing}
     rewards = iter(side_by_side(score or verify, [asked[i] for i in alone], alone.values()))
     return [
