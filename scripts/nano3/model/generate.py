@@ -142,24 +142,21 @@ def _generate(
     device, total = model.lm_head.weight.device, len(prompts)
     stops = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)
     stops[list(stop_ids)] = True
-    # in the last place goes what a row still writes after its stop
+    # one place more than needed: for rows that are still computed when they are full
     tokens = torch.full((max_new_tokens + 1, total), pad_id, dtype=torch.int64, device=device)
     logprobs = torch.zeros(max_new_tokens + 1, total, device=device)
-    lengths = torch.zeros(total, dtype=torch.int64, device=device)
     draws = Draws(seed, streams)
     waiting = sorted(range(total), key=lambda i: len(prompts[i]))
     running, step = None, 0
 
     def write(running: _Running, sampled: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         """One token for each row, from one random number for each."""
-        age = step - running.begun
+        age = np.minimum(step - running.begun, max_new_tokens)
         running.token, logprob = sampled(draws.take(running.rows, np.minimum(age, max_new_tokens - 1)).to(device))
-        rows, age = (torch.from_numpy(each).to(device) for each in (running.rows, age))
-        place = age.where(running.alive, max_new_tokens)
-        tokens.index_put_((place, rows), running.token)
-        logprobs.index_put_((place, rows), logprob)
-        lengths.index_add_(0, rows, running.alive.long())
-        running.alive &= ~stops[running.token] & (age + 1 < max_new_tokens)
+        place = tuple(torch.from_numpy(each).to(device) for each in (age, running.rows))
+        tokens.index_put_(place, running.token)
+        logprobs.index_put_(place, logprob)
+        running.alive &= ~stops[running.token] & torch.from_numpy(age + 1 < max_new_tokens).to(device)
 
     while waiting or running is not None:
         if running is not None:
@@ -178,8 +175,9 @@ def _generate(
             write(running, partial(decode or decode_step, model, running.token, running.cache, temperature, top_p))
             running.cache.advance(1)
 
-    finished = stops[tokens[lengths - 1, torch.arange(total, device=device)]].tolist()
-    tokens, logprobs, lengths = tokens.T.tolist(), logprobs.T.tolist(), lengths.tolist()
+    ends = stops[tokens[:max_new_tokens]].int()  # what a row wrote after its stop does not count
+    lengths = torch.where(ends.any(0), ends.argmax(0) + 1, max_new_tokens).tolist()
+    tokens, logprobs, finished = tokens.T.tolist(), logprobs.T.tolist(), ends.any(0).tolist()
     return [Completion(tokens[i][:n], logprobs[i][:n], finished[i]) for i, n in enumerate(lengths)]
 
 
