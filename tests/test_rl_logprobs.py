@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
+from nano3.model.padding import of_like_length
 from nano3.rl import logprobs
-from nano3.rl.logprobs import of_like_length, response_logprobs, token_logprobs
+from nano3.rl.logprobs import response_logprobs, token_logprobs
 from nano3.rl.rollout import rollouts
 from rl_toy import toy_model, toy_rows
 

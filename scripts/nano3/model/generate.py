@@ -5,6 +5,7 @@ nothing crosses from it into the prompt. Every row draws from a random stream of
 depend on the others, nor on when they stop.
 """
 
+import itertools
 import shutil
 import types
 import weakref
@@ -21,6 +22,7 @@ from torch import Tensor
 from nano3.errors import UserError
 from nano3.model.cache import Cache, empty_cache, joined
 from nano3.model.nemotron_h import NemotronH
+from nano3.model.padding import of_like_length
 from nano3.model.sampling import Draws, choose, sample
 
 LOOK_EVERY = 16  # steps between two looks at what a compiled step has written: each costs as much as a small kernel
@@ -288,34 +290,21 @@ def prefill(model: NemotronH, prompts: Sequence[Sequence[int]], room: int, pad_i
 
     Equal prompts, as the groups of GRPO have them, are read once."""
     device = model.lm_head.weight.device
-    distinct = sorted(set(map(tuple, prompts)), key=lambda prompt: (len(prompt), prompt))
-    places = {prompt: place for place, prompt in enumerate(distinct)}
+    parts = list(of_like_length(dict.fromkeys(map(tuple, prompts)), len, PREFILL_TOKENS[device.type]))
+    places = {prompt: place for place, prompt in enumerate(itertools.chain(*parts))}
     copies = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # [b] into the distinct ones
-    parts = [read(model, part, len(part[-1]), room, pad_id) for part in _parts(distinct, PREFILL_TOKENS[device.type])]
-    last, cache = torch.cat([states for states, _ in parts]), joined([cache for _, cache in parts])
-    if copies.tolist() != list(range(len(distinct))):
+    were_read = [read(model, part, room, pad_id) for part in parts]
+    last, cache = torch.cat([states for states, _ in were_read]), joined([cache for _, cache in were_read])
+    if copies.tolist() != list(range(len(places))):
         last = last[copies]
         cache.select(copies)
     model.prepare_decoding(cache)
     return F.linear(last, model.lm_head.weight).float(), cache
 
 
-def _parts(prompts: list[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts, shortest first, in parts of at most `tokens` tokens when padded to their longest, or of one prompt."""
-    part: list[tuple[int, ...]] = []
-    for prompt in prompts:
-        if part and len(prompt) * (len(part) + 1) > tokens:
-            yield part
-            part = []
-        part.append(prompt)
-    yield part
-
-
-def read(
-    model: NemotronH, prompts: Sequence[Sequence[int]], longest: int, room: int = 0, pad_id: int = 0
-) -> tuple[Tensor, Cache]:
-    """States of the last tokens of prompts, padded on the left to `longest` [b, D], and the cache; differentiable."""
-    device = model.lm_head.weight.device
+def read(model: NemotronH, prompts: Sequence[Sequence[int]], room: int = 0, pad_id: int = 0) -> tuple[Tensor, Cache]:
+    """States of the last tokens of prompts [b, D], padded on the left, and the cache; differentiable."""
+    device, longest = model.lm_head.weight.device, max(map(len, prompts))
     starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     real = None

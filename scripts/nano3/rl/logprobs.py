@@ -8,7 +8,7 @@ like length, padded to their longest.
 P prompts and R responses of a batch, T tokens of its longest response, N response tokens of a batch, D residual width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -21,10 +21,9 @@ from nano3.chat.packing import PAD_ID
 from nano3.model.cache import Cache, LayerState, branch
 from nano3.model.generate import read
 from nano3.model.nemotron_h import NemotronH
+from nano3.model.padding import of_like_length
 
 Ids = Sequence[int]
-LIKE_LENGTH = 1.5  # how many times as long as its shortest text a batch's longest may be,
-SHORT_TEXT = 16  # and this many tokens more: small batches cost more than some padding
 BLOCK_LOGITS = 2**26  # 256 MiB in float32
 
 
@@ -62,7 +61,7 @@ def response_logprobs(
             follow.setdefault(tuple(prompt), []).append(i)
     for together in of_like_length(list(follow), len, micro_batch_tokens):
         with arithmetic:
-            memory = Memory(*read(model, together, max(map(len, together)), pad_id=PAD_ID))
+            memory = Memory(*read(model, together, pad_id=PAD_ID))
         if not at_once:
             memory.cut()
         place = {i: row for row, prompt in enumerate(together) for i in follow[prompt]}
@@ -71,20 +70,6 @@ def response_logprobs(
                 found = _continued(model, memory, [place[i] for i in chosen], [responses[i] for i in chosen], chosen)
             yield found
         memory.backward()
-
-
-def of_like_length(items: Sequence, length: Callable, tokens: int) -> Iterator[list]:
-    """Batches of items of like length, shortest first, of at most `tokens` tokens with padding, but at least one item.
-    Equal lengths stay in order."""
-    batch: list = []
-    for item in sorted(items, key=length):
-        size = length(item)
-        if batch and (size > LIKE_LENGTH * length(batch[0]) + SHORT_TEXT or size * (len(batch) + 1) > tokens):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
 
 
 @dataclass
