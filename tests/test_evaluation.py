@@ -142,6 +142,13 @@ def test_long_documents_are_read_in_pieces_that_lose_no_token(text):
     assert cut["unigram"] == pytest.approx(whole["unigram"])
 
 
+def test_text_is_measured_to_the_end_of_the_document_that_reaches_the_bound(text):
+    directory, _, _ = text  # documents of 5, 31 and 2 tokens
+    for most, documents in ((1, 1), (5, 1), (6, 2), (36, 2), (37, 3)):
+        pieces, owner = evaluation.held_out([directory], most=most, window=100)
+        assert len(pieces) == len(owner) == documents
+
+
 def test_a_data_set_without_held_out_text_has_no_measures(tmp_path):
     directory = write_tokens(tmp_path / "tokens", "letters", {"train": [[20, EOS]]})
     assert measures([directory], toy_tokenizer(), toy_model()) is None

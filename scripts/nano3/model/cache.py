@@ -17,6 +17,11 @@ from nano3.model.moe import DecodingWeights
 BLOCK = 128  # key/value capacity is a multiple of this: few shapes, so compiled code is compiled few times
 
 
+def whole_blocks(tokens: int) -> int:
+    """The capacity for so many tokens."""
+    return -(-tokens // BLOCK) * BLOCK
+
+
 class LayerState:
     """What a layer remembers of its rows."""
 
@@ -136,7 +141,7 @@ def empty_cache(
             ssm = torch.zeros(rows, config.mamba_num_heads, config.mamba_head_dim, config.ssm_state_size, device=device)
             layers.append(MambaState(conv, ssm))
         elif letter == ATTENTION:
-            shape = (rows, config.num_key_value_heads, -(-capacity // BLOCK) * BLOCK, config.head_dim)
+            shape = (rows, config.num_key_value_heads, whole_blocks(capacity), config.head_dim)
             keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
             layers.append(AttentionState(keys, values))
         else:
@@ -164,7 +169,7 @@ def joined(caches: Sequence[Cache]) -> Cache:
     layers: list[MambaState | AttentionState | DecodingWeights | None] = []
     for states in zip(*(cache.layers for cache in caches), strict=True):
         if isinstance(states[0], MambaState):
-            layers.append(MambaState(torch.cat([s.conv for s in states]), torch.cat([s.ssm for s in states])))
+            layers.append(MambaState(*(torch.cat([getattr(s, name) for s in states]) for name in MambaState.rows)))
         elif isinstance(states[0], AttentionState):
             capacity = max(state.capacity - cut for state, cut in zip(states, cuts, strict=True))
             own = list(zip(caches, cuts, states, strict=True))
@@ -179,8 +184,8 @@ def joined(caches: Sequence[Cache]) -> Cache:
 def _aligned(own: list[tuple[Cache, int, AttentionState]], name: str, length: int, capacity: int) -> Tensor:
     """Keys or values of several caches, each from its cut on, so that all end at `length`."""
     first = getattr(own[0][2], name)
-    rows, capacity = sum(cache.rows for cache, _, _ in own), -(-max(length, capacity) // BLOCK) * BLOCK
-    new, row = first.new_zeros(rows, first.shape[1], capacity, first.shape[3]), 0
+    rows, room = sum(cache.rows for cache, _, _ in own), whole_blocks(max(length, capacity))
+    new, row = first.new_zeros(rows, first.shape[1], room, first.shape[3]), 0
     for cache, cut, state in own:
         written = getattr(state, name)[:, :, cut : cache.length]
         new[row : row + cache.rows, :, length - written.shape[2] : length] = written
@@ -190,6 +195,6 @@ def _aligned(own: list[tuple[Cache, int, AttentionState]], name: str, length: in
 
 def _grown(old: Tensor, tokens: int) -> Tensor:
     b, k, s, d = old.shape
-    new = old.new_zeros(b, k, -(-tokens // BLOCK) * BLOCK, d)
+    new = old.new_zeros(b, k, whole_blocks(tokens), d)
     new[:, :, :s] = old
     return new

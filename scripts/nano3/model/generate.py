@@ -169,8 +169,11 @@ def _generate(
             alive = torch.ones(len(new), dtype=torch.bool, device=device)
             fresh = _Running(np.array(new), np.full(len(new), step), alive.long(), alive, cache)
             write(fresh, partial(choose, logits, temperature, top_p))
-            running = fresh if running is None else running.join(fresh)
-            model.prepare_decoding(running.cache)
+            if running is None:
+                running = fresh
+            else:
+                running = running.join(fresh)
+                model.prepare_decoding(running.cache)
         if running is not None:
             step += 1
             running.cache.reserve(1)
